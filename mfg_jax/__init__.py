@@ -1,0 +1,1 @@
+"""MFG-Net vehicle re-identification in JAX."""
