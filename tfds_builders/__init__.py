@@ -1,1 +1,1 @@
-"""TFDS dataset builders for vehicle re-identification; importable without `mfg_jax` and without TensorFlow."""
+"""TFDS dataset builders for vehicle re-identification; they need neither `mfg_jax` nor TensorFlow."""
