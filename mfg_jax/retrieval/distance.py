@@ -51,7 +51,11 @@ class Devices:
     @property
     def pair_block(self) -> tuple[int, int]:
         """Rows and columns of the small blocks in which the distances of chosen pairs are computed."""
-        return (_CPU_ROW_STEP, 8 * _CPU_COLUMN_STEP) if self.on_cpu else (_ACCELERATOR_ROWS, _ACCELERATOR_COLUMNS)
+        return (
+            (_CPU_ROW_STEP, 8 * _CPU_COLUMN_STEP)
+            if self.on_cpu
+            else (_ACCELERATOR_ROWS, _ACCELERATOR_COLUMNS)
+        )
 
     @property
     def first(self) -> "Devices":
@@ -76,7 +80,9 @@ class Devices:
         """(N, D) queries on every device, padded with zeros to `rows`."""
         return jax.device_put(_pad(features, rows, 0), NamedSharding(self.mesh, P()))
 
-    def put_gallery(self, features: FloatArray, norms: FloatArray, columns: int) -> tuple[jax.Array, jax.Array]:
+    def put_gallery(
+        self, features: FloatArray, norms: FloatArray, columns: int
+    ) -> tuple[jax.Array, jax.Array]:
         """(N, D) gallery features and their (N,) squared norms, split over the devices, padded to `columns`.
 
         Padding is infinitely far from everything.
@@ -102,7 +108,9 @@ def use_devices(devices: Sequence[jax.Device] | None) -> Devices:
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
-def ranking_distances(query: jax.Array, gallery: jax.Array, gallery_norms: jax.Array, *, mesh: Mesh) -> jax.Array:
+def ranking_distances(
+    query: jax.Array, gallery: jax.Array, gallery_norms: jax.Array, *, mesh: Mesh
+) -> jax.Array:
     """Squared Euclidean distances less the query's own squared norm.
 
     Args:
@@ -121,7 +129,9 @@ def ranking_distances(query: jax.Array, gallery: jax.Array, gallery_norms: jax.A
 
 def block_distances(query: jax.Array, gallery: jax.Array, gallery_norms: jax.Array) -> jax.Array:
     """`ranking_distances` of one device: (Q, D), (G, D), (G,) -> (Q, G), all float32."""
-    products = jax.lax.dot_general(query, gallery, (((1,), (1,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
+    products = jax.lax.dot_general(
+        query, gallery, (((1,), (1,)), ((), ())), precision=jax.lax.Precision.HIGHEST
+    )
     # Doubling is exact, so fusing it into a multiply-add or not cannot change the result.
     return gallery_norms[None, :] - jnp.float32(2) * products
 

@@ -57,6 +57,7 @@ class Metrics:
         inverse_negative_penalty: (Q,) float64, NaN where not counted.
         first_hit: (Q,) int64 rank of the nearest hit, from 1; 0 where not counted.
         hits: (Q,) int64 number of gallery images that are right answers.
+        excluded: (Q,) int64 number of gallery images left out: same identity, same camera.
         counted: (Q,) bool; a query without a right answer in the gallery is not counted.
     """
 
@@ -67,6 +68,7 @@ class Metrics:
     inverse_negative_penalty: npt.NDArray[np.float64]
     first_hit: IntArray
     hits: IntArray
+    excluded: IntArray
     counted: BoolArray
 
 
@@ -117,6 +119,7 @@ def evaluate(
     inverse_negative_penalty = np.full(len(query), np.nan)
     first_hit = np.zeros(len(query), np.int64)
     hits = np.zeros(len(query), np.int64)
+    excluded = np.zeros(len(query), np.int64)
     by_id = np.argsort(gallery.ids, kind="stable")
     norms: FloatArray | None = None
     # Queries of one identity next to each other share their hits, which keeps the first step small.
@@ -132,6 +135,7 @@ def evaluate(
         has_hit = n > 0
         last = np.cumsum(n)[has_hit] - 1
         hits[block] = n
+        excluded[block] = np.diff(relevant.first) - n
         first_hit[block[has_hit]] = ranked.rank[last - n[has_hit] + 1]
         precision = ranked.number / ranked.rank
         if ap == "trapezoid":
@@ -148,7 +152,9 @@ def evaluate(
             + (" once images of the same identity and camera are removed" if exclude_same_camera else "")
             + ". Check that both sets use the same identity numbers; a set without cameras needs exclude_same_camera=False."
         )
-    reached = np.bincount(np.minimum(first_hit[counted], max_rank + 1), minlength=max_rank + 2)[1 : max_rank + 1]
+    reached = np.bincount(np.minimum(first_hit[counted], max_rank + 1), minlength=max_rank + 2)[
+        1 : max_rank + 1
+    ]
     return Metrics(
         cmc=np.cumsum(reached) / counted.sum(),
         mean_ap=float(average_precision[counted].mean()),
@@ -157,6 +163,7 @@ def evaluate(
         inverse_negative_penalty=inverse_negative_penalty,
         first_hit=first_hit,
         hits=hits,
+        excluded=excluded,
         counted=counted,
     )
 
@@ -165,7 +172,10 @@ def squared_norms_in_tiles(gallery: FloatArray) -> FloatArray:
     """(G,) squared norms of a gallery that may be memory-mapped, checked to be finite."""
     step = max(1, 2**24 // gallery.shape[1])
     return np.concatenate(
-        [squared_norms(gallery[start : start + step], "gallery", start) for start in range(0, len(gallery), step)]
+        [
+            squared_norms(gallery[start : start + step], "gallery", start)
+            for start in range(0, len(gallery), step)
+        ]
     )
 
 
@@ -417,7 +427,12 @@ def _add_nearer(
     """Adds to `nearer` (Q, H) int32 the items of one tile that rank before (threshold, item), both (Q, H)."""
 
     def on_one_device(
-        query: jax.Array, gallery: jax.Array, norms: jax.Array, thresholds: jax.Array, items: jax.Array, start: jax.Array
+        query: jax.Array,
+        gallery: jax.Array,
+        norms: jax.Array,
+        thresholds: jax.Array,
+        items: jax.Array,
+        start: jax.Array,
     ) -> jax.Array:
         values = distance.block_distances(query, gallery, norms)
         first = start + jax.lax.axis_index("gallery").astype(jnp.int32) * jnp.int32(gallery.shape[0])

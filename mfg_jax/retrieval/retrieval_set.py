@@ -71,10 +71,14 @@ def as_features(features: Any, name: str) -> FloatArray:
     if type(features) is not np.memmap:
         features = np.asarray(features)
     if features.ndim != 2 or not features.shape[1]:
-        raise UserError(f"`{name}` has shape {features.shape}; expected (images, width): one embedding a row.")
+        raise UserError(
+            f"`{name}` has shape {features.shape}; expected (images, width): one embedding a row."
+        )
     if features.dtype != np.float32:
         # bfloat16 is no subtype of NumPy's floating, hence the test by conversion.
-        if features.dtype.kind in "biucOSUmM" or not np.can_cast(features.dtype, np.float64, casting="same_kind"):
+        if features.dtype.kind in "biucOSUmM" or not np.can_cast(
+            features.dtype, np.float64, casting="same_kind"
+        ):
             raise UserError(f"`{name}` has type {features.dtype}; expected float32 embeddings.")
         features = features.astype(np.float32)
     return features
