@@ -114,25 +114,28 @@ def find_name_problem(name: str) -> str | None:
     return None
 
 
-def read_lines(path: Path, columns: int, form: str, *, allow_blank: bool = False) -> list[Line]:
-    """Reads a list whose lines all have the same number of columns.
+def read_lines(
+    path: Path, columns: int | None, form: str, encodings: Sequence[str] = ("utf-8-sig",)
+) -> list[Line]:
+    """Reads a list of white-space-separated columns.
 
     Line endings of any kind, trailing spaces, blank lines at the end and a missing final line ending are
     tolerated, because real releases have them.
 
     Args:
-        path: the list, in UTF-8.
-        columns: the number of columns each line must have; 0 accepts any number.
+        path: the list.
+        columns: the number of columns each line must have; None accepts any number from 1.
         form: the form a line should have, with an example, for the messages.
-        allow_blank: whether a line in the middle may be blank; it is then returned with no columns.
+        encodings: the encodings the list may be in, tried in order.
 
     Returns:
         The lines, in order.
 
     Raises:
-        DatasetError: the file is missing, holds no line, is not UTF-8, or a line has another form.
+        DatasetError: the file is missing, holds no line, is in another encoding, or a line is blank or has
+            another number of columns.
     """
-    lines = read_text(path).split("\n")
+    lines = read_text(path, encodings).split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
     if not lines:
@@ -140,9 +143,9 @@ def read_lines(path: Path, columns: int, form: str, *, allow_blank: bool = False
     result = []
     for number, text in enumerate(lines, start=1):
         line = Line(path, number, text, tuple(text.split()), form)
-        if not line.columns and not allow_blank:
+        if not line.columns:
             raise line.error("the line is blank")
-        if columns and len(line.columns) != columns:
+        if columns is not None and len(line.columns) != columns:
             raise line.error(f"there are {count_of(len(line.columns), 'column')} instead of {columns}")
         result.append(line)
     return result

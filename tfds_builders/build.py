@@ -9,6 +9,7 @@ import io
 import os
 import shutil
 import sys
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,11 +18,17 @@ from absl import logging
 
 from tfds_builders.annotations import count_of, join_names
 from tfds_builders.errors import DatasetError
+from tfds_builders.records import fingerprint
+from tfds_builders.release import find_unpacked_release
 from tfds_builders.release_builder import ReleaseBuilder
 
 # The package of each dataset; it holds the class `Builder`.
 PACKAGES = {
     "synthetic_vehicles": "tfds_builders.synthetic_vehicles",
+    "vehicle_csv": "tfds_builders.vehicle_csv",
+    "vehicleid": "tfds_builders.vehicleid",
+    "veri776": "tfds_builders.veri776",
+    "veri_wild": "tfds_builders.veri_wild",
     "vric": "tfds_builders.vric",
 }
 
@@ -43,7 +50,8 @@ def build(
     afresh. Two processes that build the same dataset take turns.
 
     Args:
-        name: a name of `PACKAGES`, optionally with a TFDS config, as in "synthetic_vehicles/heavy".
+        name: a name of `PACKAGES`, optionally with a TFDS config, as in "synthetic_vehicles/heavy". For
+            vehicle_csv the config is a name of one's own, one for each of one's datasets.
         data_dir: TFDS's data directory; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
         manual_dir: the release's folder or archive, or a folder around it; by default
             `<data_dir>/downloads/manual`. Datasets that are generated need none.
@@ -55,13 +63,11 @@ def build(
         describes it.
 
     Raises:
-        DatasetError: the name is unknown, the release is missing or malformed, or the data directory cannot
-            be written.
+        DatasetError: the name is unknown, the release is missing or malformed, the data directory cannot be
+            written, or the dataset was built from other lists than those now in `manual_dir`.
     """
     name, _, name_config = name.partition("/")
-    if name not in PACKAGES:
-        raise DatasetError(f"There is no dataset {name!r}; there are {', '.join(sorted(PACKAGES))}.")
-    builder_class = importlib.import_module(PACKAGES[name]).Builder
+    builder_class = import_package(name).Builder
     root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser().absolute()
     arguments = {}
     if issubclass(builder_class, ReleaseBuilder):
@@ -73,7 +79,10 @@ def build(
     except ValueError as error:  # how TFDS reports an unknown config
         raise DatasetError(f"The dataset {name!r} cannot be opened in {root}: {error}") from None
     folder = Path(builder.data_dir)
-    if not _is_built(folder):
+    if _is_built(folder):
+        if manual_dir is not None:
+            _refuse_other_lists(builder, manual)
+    else:
         try:
             with _lock(root, name):
                 if not _is_built(folder):  # another process may have built it meanwhile
@@ -105,6 +114,21 @@ def _is_built(folder: Path) -> bool:
     return folder.exists()
 
 
+def _refuse_other_lists(builder: ReleaseBuilder, manual_dir: Path) -> None:
+    """Raises a `DatasetError` where the release in `manual_dir` has other lists than the built dataset.
+
+    A release that was removed or is packed is not compared: it need not be kept once the dataset is built.
+    """
+    built_from = (builder.info.metadata or {}).get("lists")
+    root = find_unpacked_release(builder.RELEASE, manual_dir)
+    if built_from and root and built_from != fingerprint(builder.read_annotations(root)):
+        raise DatasetError(
+            f"The dataset in {builder.data_dir} was built from other lists than those now in {root}. "
+            "To build it from these, delete that folder or choose another data_dir; to use it as it is, "
+            "leave out manual_dir."
+        )
+
+
 def _check_complete(builder: tfds.core.DatasetBuilder) -> None:
     """Raises a `DatasetError` where a built dataset has lost a file, for example in an unfinished copy."""
     for split in builder.info.splits.values():
@@ -114,6 +138,13 @@ def _check_complete(builder: tfds.core.DatasetBuilder) -> None:
                     f"The dataset in {builder.data_dir} lacks its file {path.name}. Delete that folder and "
                     "run again to build it anew."
                 )
+
+
+def import_package(name: str) -> types.ModuleType:
+    """Imports a dataset's package: it has `Builder` and, for a release, `RELEASE` and `read_annotations`."""
+    if name not in PACKAGES:
+        raise DatasetError(f"There is no dataset {name!r}; there are {', '.join(sorted(PACKAGES))}.")
+    return importlib.import_module(PACKAGES[name])
 
 
 @contextlib.contextmanager

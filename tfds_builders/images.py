@@ -21,23 +21,21 @@ _START_OF_SCAN = 0xDA
 _END_OF_IMAGE = b"\xff\xd9"
 
 
-def find_image_sizes(folder: Path, names: Sequence[str]) -> list[int]:
-    """Finds every picture of a split, without opening any.
+def find_image_sizes(folder: Path, names: Sequence[str]) -> list[int | None]:
+    """Finds the pictures of a split, without opening any.
 
     Args:
         folder: the image folder.
         names: the pictures' paths below it, with forward slashes, already checked to hold no "..".
 
     Returns:
-        The files' sizes in bytes, in the order of `names`.
+        The files' sizes in bytes, in the order of `names`; None where there is no such file.
 
     Raises:
-        DatasetError: the folder or a picture is missing, or a picture's path leaves the folder through a
-            symbolic link.
+        DatasetError: a path leaves the folder through a symbolic link, or the folder cannot be read.
     """
     listing: dict[str, dict[str, os.DirEntry[str]]] = {}
-    sizes = []
-    missing = []
+    sizes: list[int | None] = []
     try:
         real_folder = os.path.realpath(folder)
         for name in names:
@@ -45,26 +43,41 @@ def find_image_sizes(folder: Path, names: Sequence[str]) -> list[int]:
             if parent not in listing:
                 listing[parent] = _list_folder(folder / parent, real_folder)
             entry = listing[parent].get(base)
-            if entry is None or not entry.is_file():
-                missing.append(name)
-                continue
-            if entry.is_symlink():
+            if entry is not None and entry.is_symlink():
                 _refuse_leaving(entry.path, real_folder)
-            sizes.append(entry.stat().st_size)
+            sizes.append(entry.stat().st_size if entry is not None and entry.is_file() else None)
     except OSError as error:
         raise DatasetError(f"The image folder {folder} cannot be read: {error}.") from None
+    return sizes
+
+
+def require_images(folder: Path, names: Sequence[str]) -> list[int]:
+    """Finds the pictures of a split as `find_image_sizes` does, and insists that all are there.
+
+    Args:
+        folder: the image folder.
+        names: the pictures' paths below it.
+
+    Returns:
+        The files' sizes in bytes, in the order of `names`.
+
+    Raises:
+        DatasetError: the folder or a picture is missing, or a path leaves the folder.
+    """
+    sizes = find_image_sizes(folder, names)
+    missing = [name for name, size in zip(names, sizes, strict=True) if size is None]
+    if missing and not folder.is_dir():
+        raise DatasetError(
+            f"The image folder {folder} is missing; it should hold {count_of(len(names), 'picture')}, for "
+            f"example {names[0]}."
+        )
     if missing:
-        if not folder.is_dir():
-            raise DatasetError(
-                f"The image folder {folder} is missing; it should hold {count_of(len(names), 'picture')}, "
-                f"for example {names[0]}."
-            )
         raise DatasetError(
             f"{count_of(len(missing), 'picture')} of {len(names):,} that the list names "
             f"{'is' if len(missing) == 1 else 'are'} missing from {folder}: {join_names(missing)}. "
             "The copy is incomplete; unpack or download the release again."
         )
-    return sizes
+    return [size for size in sizes if size is not None]
 
 
 def _list_folder(folder: Path, real_root: str) -> dict[str, os.DirEntry[str]]:

@@ -1,6 +1,8 @@
 """What is known about one picture of a release, read from its lists alone."""
 
 import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,3 +27,13 @@ class Record:
     type: str | None = None
     model: str | None = None
     frame: int | None = None
+
+
+def fingerprint(splits: Mapping[str, Sequence[Record]]) -> str:
+    """A hash of all that the lists say: equal where every split has equal records in the same order."""
+    digest = hashlib.sha256()
+    for split in sorted(splits):
+        digest.update(f"{split} {len(splits[split])}\n".encode())
+        for record in splits[split]:
+            digest.update(repr(dataclasses.astuple(record)).encode())
+    return digest.hexdigest()

@@ -1,6 +1,7 @@
 """What a release looks like on disk, and how it is found there."""
 
 import dataclasses
+import os
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -17,7 +18,7 @@ _MAX_FOLDERS_SEARCHED = 2000
 class SplitCounts:
     """The official size of a split; None where the release's authors give no number."""
 
-    images: int
+    images: int | None = None
     ids: int | None = None
     cameras: int | None = None
 
@@ -51,7 +52,7 @@ class Release:
         )
 
 
-def find_release(release: Release, manual_dir: str | Path, extract_dir: Path) -> Path:
+def find_release(release: Release, manual_dir: str | os.PathLike[str], extract_dir: Path) -> Path:
     """Finds a release's root folder, unpacking its archive where only that is there.
 
     Args:
@@ -71,7 +72,7 @@ def find_release(release: Release, manual_dir: str | Path, extract_dir: Path) ->
     if not path.is_dir():
         state = "is not a folder or an archive" if path.exists() else "does not exist"
         raise DatasetError(f"{release.title} was not found: {path} {state}. {release.instructions(path)}")
-    root = _find_root(release, path)
+    root = find_unpacked_release(release, path)
     if root is not None:
         return root
     try:
@@ -90,6 +91,12 @@ def find_release(release: Release, manual_dir: str | Path, extract_dir: Path) ->
     raise DatasetError(
         f"{release.title} was not found in {path}, which {holds}. {release.instructions(path)}"
     )
+
+
+def find_unpacked_release(release: Release, manual_dir: str | Path) -> Path | None:
+    """Finds a release's root folder as `find_release` does; None where there is only an archive or nothing."""
+    path = Path(manual_dir).expanduser()
+    return _find_root(release, path) if path.is_dir() else None
 
 
 def _plain(name: str) -> str:

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from tfds_builders.annotations import count_of, count_splits
 from tfds_builders.errors import DatasetError
-from tfds_builders.images import find_image_problem, find_image_sizes
-from tfds_builders.records import Record
+from tfds_builders.images import find_image_problem, require_images
+from tfds_builders.records import Record, fingerprint
 from tfds_builders.release import Release, find_release
 
 # TFDS keeps a shard in memory while it writes it, so a shard is far smaller than TFDS's usual 1 GiB.
@@ -105,9 +105,10 @@ class ReleaseBuilder(tfds.core.ShardBasedBuilder):
         for line in find_count_differences(self.RELEASE, splits):
             logging.warning("%s in %s: %s", self.RELEASE.title, root, line)
         sizes = {
-            split: find_image_sizes(root / self.RELEASE.image_folders[split], [r.name for r in records])
+            split: require_images(root / self.RELEASE.image_folders[split], [r.name for r in records])
             for split, records in splits.items()
         }
+        self._lists = fingerprint(splits)
         self._problems: dict[str, str] = {}
         self._progress = tqdm(
             total=sum(map(len, splits.values())), desc=f"building {self.name}", unit=" images"
@@ -126,7 +127,7 @@ class ReleaseBuilder(tfds.core.ShardBasedBuilder):
         """Reads and checks the pictures of one shard on all cores; yields (line index, example) in order."""
         folder = root / self.RELEASE.image_folders[split]
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:
-            checked = executor.map(lambda record: _read_and_check(folder / record.name), records)
+            checked = executor.map(lambda record: read_and_check(folder / record.name), records)
             for index, (record, (data, problem)) in enumerate(zip(records, checked, strict=True), start):
                 self._progress.update()
                 if problem is not None:
@@ -169,6 +170,7 @@ class ReleaseBuilder(tfds.core.ShardBasedBuilder):
                     "out; results are then not comparable with others'."
                 )
             logging.warning("%s. They were left out.", summary)
+        self.info.metadata["lists"] = self._lists
         self.info.metadata["left_out"] = dict(sorted(self._problems.items()))
         self._verify_shards()
 
@@ -193,7 +195,8 @@ _ATTRIBUTE_DOCS = {
 }
 
 
-def _read_and_check(path: Path) -> tuple[bytes, str | None]:
+def read_and_check(path: Path) -> tuple[bytes, str | None]:
+    """Reads a picture; returns its bytes and what is wrong with it, None when it decodes."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -224,6 +227,7 @@ def find_count_differences(release: Release, splits: Mapping[str, Sequence[Recor
     differences = []
     for split, expected in release.counts.items():
         if split not in found:
+            differences.append(f"this copy has no list for the split {split}, so the split is not built.")
             continue
         for noun, number, official in zip(
             ("images", "identities", "cameras"),
