@@ -5,6 +5,7 @@ from mfg_jax.retrieval.protocols import PROTOCOLS, Protocol, get_protocol
 from mfg_jax.retrieval.ranking import Metrics, evaluate
 from mfg_jax.retrieval.results import Result, format_table
 from mfg_jax.retrieval.retrieval_set import RetrievalSet
+from mfg_jax.retrieval.search import search
 
 __all__ = [
     "PROTOCOLS",
@@ -16,4 +17,5 @@ __all__ = [
     "evaluate_protocol",
     "format_table",
     "get_protocol",
+    "search",
 ]

@@ -1,28 +1,31 @@
 """Distances between embeddings, in pieces that are the same whatever the size of the pieces.
 
-The order of a ranking is the order of ``|g|^2 - 2 q.g``: the squared Euclidean distance less ``|q|^2``, which is the
-same for all items of one ranking. It is computed at full float32 precision on every backend; the default of a
-GPU or TPU is TF32 or bfloat16 and reorders near ties.
+The order of a ranking is the order of ``|g|^2 - 2 q.g``: the squared Euclidean distance less ``|q|^2``, which
+is the same for all items of one ranking. It is computed at full float32 precision on every backend; the
+default of a GPU or TPU is TF32 or bfloat16 and reorders near ties.
 
-*Reproducibility.* A float32 dot product depends on the order of its additions, and a matrix library chooses that
-order by the shape of the matrices. So two equal gallery images could be at two distances, depending on where in
-which block they stand. On the CPU, XLA's kernel adds in one order for every matrix whose sides are multiples of
-`_CPU_ROW_STEP` and `_CPU_COLUMN_STEP` (checked bit by bit in tests/retrieval/test_distance.py), so matrices are
-padded to such multiples. Of other backends nothing is assumed: there each product has one and the same shape.
+*Reproducibility.* A float32 dot product depends on the order of its additions, and a matrix library chooses
+that order by the shape of the matrices. So two equal gallery images could be at two distances, depending on
+where in which block they stand. On the CPU, XLA's kernel adds in one order for every matrix whose sides are
+multiples of `_CPU_ROW_STEP` and `_CPU_COLUMN_STEP` (checked bit by bit in tests/retrieval/test_distance.py),
+so matrices are padded to such multiples. Of other backends nothing is assumed: there each product has one and
+the same shape.
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-FloatArray = npt.NDArray[np.float32]
+from mfg_jax.errors import UserError
+from mfg_jax.retrieval.retrieval_set import FloatArray, IntArray
 
 _CPU_ROW_STEP = 64
 _CPU_COLUMN_STEP = 64
@@ -69,7 +72,9 @@ class Devices:
         return _round_up(min(queries, block_size or 2048), _CPU_ROW_STEP)
 
     def gallery_columns(self, rows: int, gallery: int, width: int) -> int:
-        """Gallery items of a tile, padding and all devices included, for `rows` queries and a gallery's size."""
+        """Gallery items of a tile, padding and all devices included, for `rows` queries and a gallery's
+        size.
+        """
         if not self.on_cpu:
             return _ACCELERATOR_COLUMNS * self.count
         most = max(_CPU_COLUMN_STEP, min(_CPU_BLOCK_VALUES // rows, _TILE_BYTES // (4 * width))) * self.count
@@ -134,6 +139,135 @@ def block_distances(query: jax.Array, gallery: jax.Array, gallery_norms: jax.Arr
     )
     # Doubling is exact, so fusing it into a multiply-add or not cannot change the result.
     return gallery_norms[None, :] - jnp.float32(2) * products
+
+
+def checked_squared_norms(features: FloatArray, name: str) -> FloatArray:
+    """Squared norm of each embedding, and with it the check that every number is usable.
+
+    Args:
+        features: (N, D) float32; may be memory-mapped.
+        name: What the error message calls the set.
+
+    Returns:
+        (N,) float32.
+
+    Raises:
+        UserError: A feature is NaN or infinite, or so large that its square is.
+    """
+    norms = np.empty(len(features), np.float32)
+    step = max(1, _TILE_BYTES // (16 * features.shape[1]))
+
+    def fill(start: int) -> None:
+        part = features[start : start + step]
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.einsum("nd,nd->n", part, part, out=norms[start : start + step])
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(fill, range(0, len(features), step)))
+    # A quarter of the largest float, so that |q|^2 + |g|^2 - 2 q.g stays finite as well.
+    usable = norms < np.finfo(np.float32).max / 4
+    if not usable.all():
+        row = int(np.argmin(usable))
+        bad = features[row][~np.isfinite(features[row])]
+        reason = f"holds {bad[0]}" if len(bad) else "is so large that distances overflow float32"
+        raise UserError(
+            f"Row {row} of the {name} features {reason}; {int((~usable).sum())} of {len(features)} rows "
+            "cannot be used, because distances to them would mean nothing. Look at these images, or at the "
+            "checkpoint they were embedded with."
+        )
+    return norms
+
+
+def pair_distances(
+    use: Devices,
+    query: FloatArray,
+    gallery: FloatArray,
+    norms: FloatArray,
+    row: IntArray,
+    item: IntArray,
+    first: IntArray,
+) -> FloatArray:
+    """Distances of chosen pairs, to the bit those that `ranking_distances` gives for whole tiles.
+
+    Args:
+        use: One device.
+        query: (Q, D) float32.
+        gallery: (G, D) float32.
+        norms: (G,) float32 squared norms.
+        row: (P,) query of each pair, ascending.
+        item: (P,) gallery image of each pair.
+        first: (Q + 1,) the pairs of query i are first[i]:first[i + 1].
+
+    Returns:
+        (P,) float32.
+    """
+    values = np.empty(len(row), np.float32)
+    rows, columns = use.pair_block
+    for start in range(0, len(query), rows):
+        here = slice(first[start], first[min(start + rows, len(query))])
+        items, position = np.unique(item[here], return_inverse=True)
+        local_row = row[here] - start
+        if not len(items):
+            continue
+        query_block = use.put_queries(query[start : start + rows], rows)
+        block = np.concatenate(
+            [
+                np.asarray(
+                    ranking_distances(
+                        query_block, *use.put_gallery(gallery[part], norms[part], columns), mesh=use.mesh
+                    )
+                )
+                for part in np.split(items, range(columns, len(items), columns))
+            ],
+            axis=1,
+        )
+        values[here] = block[local_row, position]
+    return values
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """A tile's distances on one device: items start:start + values.shape[1] of the gallery."""
+
+    start: int
+    values: FloatArray  # (Q, columns) float32, without the padding
+
+
+def distance_tiles(
+    use: Devices, rows: int, query: FloatArray, gallery: FloatArray, norms: FloatArray
+) -> Iterator[list[Tile]]:
+    """Distances of a block of queries to the whole gallery, tile by tile, on the host.
+
+    Args:
+        use: Devices to compute on.
+        rows: Rows of the block, padding included.
+        query: (Q, D) float32, Q at most `rows`.
+        gallery: (G, D) float32; may be memory-mapped.
+        norms: (G,) float32 squared norms.
+
+    Yields:
+        The tiles of all devices at one step, in gallery order.
+    """
+    query_block = use.put_queries(query, rows)
+    columns = use.gallery_columns(rows, len(gallery), gallery.shape[1])
+
+    def launch(start: int) -> jax.Array:
+        part = slice(start, start + columns)
+        return ranking_distances(
+            query_block, *use.put_gallery(gallery[part], norms[part], columns), mesh=use.mesh
+        )
+
+    upcoming = launch(0)
+    for start in range(0, len(gallery), columns):
+        current = upcoming
+        if start + columns < len(gallery):
+            upcoming = launch(start + columns)  # computed while the caller works on the current one
+        tiles = []
+        for shard in current.addressable_shards:
+            first = start + (shard.index[1].start or 0)
+            if first < len(gallery):
+                tiles.append(Tile(first, np.asarray(shard.data)[: len(query), : len(gallery) - first]))
+        yield sorted(tiles, key=lambda tile: tile.start)
 
 
 def _round_up(value: int, step: int) -> int:

@@ -1,4 +1,6 @@
-"""Runs a protocol: takes the embedded splits, makes the draws, ranks, and returns a result that can be cited."""
+"""Runs a protocol: takes the embedded splits, makes the draws, ranks, and returns a result that can be
+cited.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -48,8 +50,8 @@ def evaluate_protocol(
     missing = [split for split in protocol.splits if split not in sets]
     if missing:
         raise UserError(
-            f"Protocol {protocol.name} needs the split {' and '.join(missing)}, which is not among those embedded: "
-            f"{', '.join(sets) or 'none'}."
+            f"Protocol {protocol.name} needs the split {' and '.join(missing)}, which is not among those "
+            f"embedded: {', '.join(sets) or 'none'}."
         )
     exclude_same_camera = protocol.exclude_same_camera
     if exclude_same_camera is None:

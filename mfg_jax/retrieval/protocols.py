@@ -21,10 +21,10 @@ class Protocol:
     Attributes:
         name: Name printed with every result.
         query_split: Split that holds the queries.
-        gallery_split: Split that holds the gallery. When it is the query split, each draw takes one random image
-            of every identity as the gallery and ranks it for all the others.
-        exclude_same_camera: Whether, for each query, gallery images of its identity *and* camera are left out.
-            None: they are where the sets know more than one camera.
+        gallery_split: Split that holds the gallery. When it is the query split, each draw takes one random
+            image of every identity as the gallery and ranks it for all the others.
+        exclude_same_camera: Whether, for each query, gallery images of its identity *and* camera are left
+            out. None: they are where the sets know more than one camera.
         repeats: Number of draws; a result is their mean and standard deviation.
         source: Where the definition comes from.
     """
@@ -50,8 +50,8 @@ class Protocol:
 def draw_gallery(ids: npt.ArrayLike, seed: int, draw: int) -> tuple[IntArray, IntArray]:
     """One random image of every identity for the gallery, all others as queries (the VehicleID protocol).
 
-    Each image gets a random 64-bit key, and the smallest key of an identity wins. The keys are the raw stream of
-    PCG64, which NumPy promises never to change; the sampling methods built on it carry no such promise.
+    Each image gets a random 64-bit key, and the smallest key of an identity wins. The keys are the raw stream
+    of PCG64, which NumPy promises never to change; the sampling methods built on it carry no such promise.
 
     Args:
         ids: (N,) identities.
@@ -59,7 +59,8 @@ def draw_gallery(ids: npt.ArrayLike, seed: int, draw: int) -> tuple[IntArray, In
         draw: Number of the draw, from 0.
 
     Returns:
-        Indices of the queries and of the gallery, both ascending, int64. An identity with one image has no query.
+        Indices of the queries and of the gallery, both ascending, int64. An identity with one image has no
+        query.
     """
     labels = np.asarray(ids)
     keys = np.random.PCG64(np.random.SeedSequence([seed, draw])).random_raw(len(labels))

@@ -1,7 +1,7 @@
 """CMC, mAP and mINP of a query set against a gallery, and search for the nearest images.
 
-Of a ranking only the places of the *hits* matter, and a place is a count: how many gallery items lie nearer. So
-nothing is ever sorted as a whole, and no query x gallery matrix exists:
+Of a ranking only the places of the *hits* matter, and a place is a count: how many gallery items lie nearer.
+So nothing is ever sorted as a whole, and no query x gallery matrix exists:
 
 1. The distances of each query to the images of its own identity (hits, and junk that the protocol excludes).
 2. The gallery passes by in tiles. For every one of those distances, the items of the tile that lie nearer are
@@ -9,14 +9,14 @@ nothing is ever sorted as a whole, and no query x gallery matrix exists:
 3. Junk is taken out of the counts. From here on all is integers and float64 on the host.
 
 Two ways to count, chosen by measurement (docs/evaluation.md): an accelerator compares and adds where the tile
-is; on a CPU, NumPy's vectorised sort of the tile's rows and a binary search beat any comparison XLA compiles, unless
-there are very few hits.
+is; on a CPU, NumPy's vectorised sort of the tile's rows and a binary search beat any comparison XLA compiles,
+unless there are very few hits.
 """
 
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
@@ -35,7 +35,6 @@ from mfg_jax.retrieval.retrieval_set import (
     IntArray,
     RetrievalSet,
     check_pair,
-    squared_norms,
 )
 
 AveragePrecision = Literal["standard", "trapezoid"]
@@ -84,9 +83,10 @@ def evaluate(
 ) -> Metrics:
     """Ranks the gallery for every query by Euclidean distance and measures where the hits stand.
 
-    Definitions (docs/evaluation.md): with hits at ranks r_1 < ... < r_n, AP = mean of k / r_k (`ap="standard"`) and
-    INP = n / r_n (Ye et al., "Deep Learning for Person Re-identification", 2021). `ap="trapezoid"` is the form of the
-    VeRi authors' MATLAB script, mean of (P(r_k - 1) + P(r_k)) / 2 with P(0) = 1.
+    Definitions (docs/evaluation.md): with hits at ranks r_1 < ... < r_n, AP = mean of k / r_k
+    (`ap="standard"`) and INP = n / r_n (Ye et al., "Deep Learning for Person Re-identification", 2021).
+    `ap="trapezoid"` is the form of the VeRi authors' MATLAB script, mean of (P(r_k - 1) + P(r_k)) / 2 with
+    P(0) = 1.
 
     Equal distances are ordered by place in the gallery. The result is the same, to the last bit, for any
     `block_size` and any number of devices of a kind.
@@ -94,11 +94,13 @@ def evaluate(
     Args:
         query: Query set.
         gallery: Gallery set; its features may be memory-mapped.
-        exclude_same_camera: Remove, for each query, gallery images of the same identity *and* the same camera.
+        exclude_same_camera: Remove, for each query, gallery images of the same identity *and* the same
+            camera.
         max_rank: Length of the CMC curve.
         ap: Form of the average precision.
         block_size: Queries compared at once; less needs less memory. None chooses.
-        devices: Devices of one kind; the gallery is split over them. None uses all local accelerators or one CPU.
+        devices: Devices of one kind; the gallery is split over them. None uses all local accelerators or one
+            CPU.
 
     Returns:
         The metrics, with every query's own values.
@@ -111,7 +113,7 @@ def evaluate(
     if max_rank < 1 or (block_size is not None and block_size < 1):
         raise UserError(f"max_rank is {max_rank} and block_size {block_size}; both must be at least 1.")
     check_pair(query.features, gallery.features)
-    squared_norms(query.features, "query")
+    distance.checked_squared_norms(query.features, "query")
     use = distance.use_devices(devices)
     rows = use.query_rows(len(query), block_size)
 
@@ -128,7 +130,7 @@ def evaluate(
         block = order[start : start + rows]
         relevant = _relevant_pairs(query, gallery, by_id, block, exclude_same_camera)
         if norms is None:
-            norms = squared_norms_in_tiles(gallery.features)
+            norms = distance.checked_squared_norms(gallery.features, "gallery")
         nearer = _count_nearer(use, rows, query.features[block], gallery.features, norms, relevant)
         ranked = _rank_hits(relevant, nearer, len(gallery))
         n = np.bincount(ranked.row, minlength=len(block))
@@ -150,7 +152,8 @@ def evaluate(
         raise UserError(
             f"None of the {len(query)} queries has a right answer among the {len(gallery)} gallery images"
             + (" once images of the same identity and camera are removed" if exclude_same_camera else "")
-            + ". Check that both sets use the same identity numbers; a set without cameras needs exclude_same_camera=False."
+            + ". Check that both sets use the same identity numbers; sets without cameras need "
+            "exclude_same_camera=False."
         )
     reached = np.bincount(np.minimum(first_hit[counted], max_rank + 1), minlength=max_rank + 2)[
         1 : max_rank + 1
@@ -165,17 +168,6 @@ def evaluate(
         hits=hits,
         excluded=excluded,
         counted=counted,
-    )
-
-
-def squared_norms_in_tiles(gallery: FloatArray) -> FloatArray:
-    """(G,) squared norms of a gallery that may be memory-mapped, checked to be finite."""
-    step = max(1, 2**24 // gallery.shape[1])
-    return np.concatenate(
-        [
-            squared_norms(gallery[start : start + step], "gallery", start)
-            for start in range(0, len(gallery), step)
-        ]
     )
 
 
@@ -198,7 +190,9 @@ class _Pairs:
 
 @dataclasses.dataclass(frozen=True)
 class _RankedHits:
-    """Hits ordered by row, then by rank: row, rank from 1, and number (1 for the nearest hit), each (P,) int64."""
+    """Hits ordered by row, then by rank: row, rank from 1, and number (1 for the nearest hit), each (P,)
+    int64.
+    """
 
     row: IntArray
     rank: IntArray
@@ -208,7 +202,9 @@ class _RankedHits:
 def _relevant_pairs(
     query: RetrievalSet, gallery: RetrievalSet, by_id: IntArray, block: IntArray, exclude_same_camera: bool
 ) -> _Pairs:
-    """All pairs of one identity between the queries `block` and the gallery, which `by_id` sorts by identity."""
+    """All pairs of one identity between the queries `block` and the gallery, which `by_id` sorts by
+    identity.
+    """
     sorted_ids = gallery.ids[by_id]
     left = np.searchsorted(sorted_ids, query.ids[block], side="left")
     count = np.searchsorted(sorted_ids, query.ids[block], side="right") - left
@@ -243,94 +239,9 @@ def _count_nearer(
     pairs: _Pairs,
 ) -> IntArray:
     """How many gallery items rank before each pair's item, (P,) int64."""
-    threshold = pair_distances(use.first, query, gallery, norms, pairs.row, pairs.item, pairs.first)
+    threshold = distance.pair_distances(use.first, query, gallery, norms, pairs.row, pairs.item, pairs.first)
     count = _count_by_sorting if use.on_cpu else _count_by_comparing
     return count(use, rows, query, gallery, norms, pairs, threshold)
-
-
-def pair_distances(
-    use: distance.Devices,
-    query: FloatArray,
-    gallery: FloatArray,
-    norms: FloatArray,
-    row: IntArray,
-    item: IntArray,
-    first: IntArray,
-) -> FloatArray:
-    """Distances of chosen pairs, to the bit those that `distance.ranking_distances` gives for whole tiles.
-
-    Args:
-        use: One device.
-        query: (Q, D) float32.
-        gallery: (G, D) float32.
-        norms: (G,) float32 squared norms.
-        row: (P,) query of each pair, ascending.
-        item: (P,) gallery image of each pair.
-        first: (Q + 1,) the pairs of query i are first[i]:first[i + 1].
-
-    Returns:
-        (P,) float32.
-    """
-    values = np.empty(len(row), np.float32)
-    rows, columns = use.pair_block
-    for start in range(0, len(query), rows):
-        here = slice(first[start], first[min(start + rows, len(query))])
-        items, position = np.unique(item[here], return_inverse=True)
-        local_row = row[here] - start
-        if not len(items):
-            continue
-        query_block = use.put_queries(query[start : start + rows], rows)
-        block = np.concatenate(
-            [
-                np.asarray(
-                    distance.ranking_distances(
-                        query_block, *use.put_gallery(gallery[part], norms[part], columns), mesh=use.mesh
-                    )
-                )
-                for part in np.split(items, range(columns, len(items), columns))
-            ],
-            axis=1,
-        )
-        values[here] = block[local_row, position]
-    return values
-
-
-@dataclasses.dataclass(frozen=True)
-class Tile:
-    """A tile's distances on one device: items start:start + values.shape[1] of the gallery."""
-
-    start: int
-    values: FloatArray  # (Q, columns) float32, without the padding
-
-
-def distance_tiles(
-    use: distance.Devices, rows: int, query: FloatArray, gallery: FloatArray, norms: FloatArray
-) -> Iterator[list[Tile]]:
-    """Distances of a block of queries to the whole gallery, tile by tile, on the host.
-
-    Yields:
-        The tiles of all devices at one step, in gallery order.
-    """
-    query_block = use.put_queries(query, rows)
-    columns = use.gallery_columns(rows, len(gallery), gallery.shape[1])
-
-    def launch(start: int) -> jax.Array:
-        part = slice(start, start + columns)
-        return distance.ranking_distances(
-            query_block, *use.put_gallery(gallery[part], norms[part], columns), mesh=use.mesh
-        )
-
-    upcoming = launch(0)
-    for start in range(0, len(gallery), columns):
-        current = upcoming
-        if start + columns < len(gallery):
-            upcoming = launch(start + columns)  # computed while the caller works on the current one
-        tiles = []
-        for shard in current.addressable_shards:
-            first = start + (shard.index[1].start or 0)
-            if first < len(gallery):
-                tiles.append(Tile(first, np.asarray(shard.data)[: len(query), : len(gallery) - first]))
-        yield sorted(tiles, key=lambda tile: tile.start)
 
 
 def _count_by_sorting(
@@ -347,7 +258,7 @@ def _count_by_sorting(
     # To count an equal distance too is to count what lies below the next larger number.
     threshold_or_equal = np.nextafter(threshold, np.float32(np.inf))
 
-    def count_rows(tile: Tile, start: int) -> None:
+    def count_rows(tile: distance.Tile, start: int) -> None:
         stop = min(start + _ROWS_A_TASK, len(query))
         here = slice(pairs.first[start], pairs.first[stop])
         most = int(np.diff(pairs.first[start : stop + 1]).max())
@@ -372,7 +283,7 @@ def _count_by_sorting(
             nearer[pair] += np.count_nonzero(row_values == threshold[pair])
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for tiles in distance_tiles(use, rows, query, gallery, norms):
+        for tiles in distance.distance_tiles(use, rows, query, gallery, norms):
             for tile in tiles:
                 list(threads.map(functools.partial(count_rows, tile), range(0, len(query), _ROWS_A_TASK)))
     return nearer

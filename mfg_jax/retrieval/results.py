@@ -1,4 +1,6 @@
-"""The result of a test: its numbers, each query's own values, and all that a reader must know to compare it."""
+"""The result of a test: its numbers, each query's own values, and all that a reader must know to compare
+it.
+"""
 
 import dataclasses
 import json
@@ -6,6 +8,7 @@ import os
 import pathlib
 import re
 import tempfile
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -154,7 +157,8 @@ class Result:
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Writes the result to `path`, which is complete or not there at all."""
         text = json.dumps(_to_plain(self), indent=1, allow_nan=False)
-        # One number a line would make a file of a hundred thousand lines; a list of numbers stays on one line.
+        # One number a line would make a file of a hundred thousand lines; a list of numbers stays on one
+        # line.
         text = re.sub(r"\[[^][{}\"]*\]", lambda numbers: re.sub(r"\s+", " ", numbers[0]), text)
         write_text(path, text + "\n")
 
@@ -170,15 +174,20 @@ class Result:
         except OSError as error:
             raise UserError(f"The result {path} cannot be read: {error.strerror}.") from error
         except ValueError as error:
-            raise UserError(f"{path} is not JSON ({error}). Expected a result file of an evaluation.") from error
+            raise UserError(
+                f"{path} is not JSON ({error}). Expected a result file of an evaluation."
+            ) from error
         if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
             raise UserError(
-                f"{path} is not a result file of format {FORMAT_VERSION}. Expected what `Result.to_json` wrote."
+                f"{path} is not a result file of format {FORMAT_VERSION}. Expected what `Result.to_json` "
+                "wrote."
             )
         try:
             return _from_plain(values)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise UserError(f"The result {path} is damaged ({error!r}). Evaluate again to write it anew.") from error
+            raise UserError(
+                f"The result {path} is damaged ({error!r}). Evaluate again to write it anew."
+            ) from error
 
 
 def format_table(results: Mapping[str, Result]) -> str:
@@ -209,12 +218,14 @@ def format_table(results: Mapping[str, Result]) -> str:
     for label, result in rows.items():
         descriptions.setdefault(result.describe(), []).append(label)
     for description, labels in descriptions.items():
-        lines.append(description if len(descriptions) == 1 else f"{' / '.join(labels)}: {description}")
+        text = description if len(descriptions) == 1 else f"{' / '.join(labels)}: {description}"
+        lines.append(textwrap.fill(text, 100, subsequent_indent="  ", break_on_hyphens=False))
     if several:
         lines.append("± is the standard deviation over the draws.")
     if any(result.one_hit_a_query and result.ap == "standard" for result in rows.values()):
         lines.append(
-            "mINP equals mAP here because every query has exactly one right answer: with its rank r, both are 1/r."
+            "mINP equals mAP here because every query has exactly one right answer: "
+            "with its rank r, both are 1/r."
         )
     return "\n".join(lines)
 
@@ -255,7 +266,7 @@ def _settings(settings: Mapping[str, float] | None) -> str:
 
 def _to_plain(result: Result) -> dict[str, Any]:
     """A result as JSON values; the summary comes first, because people look into these files."""
-    summary = {
+    summary: dict[str, Any] = {
         "cmc@1": _finite(_at(result.cmc, 1)),
         "cmc@5": _finite(_at(result.cmc, 5)),
         "cmc@10": _finite(_at(result.cmc, 10)),
@@ -288,9 +299,7 @@ def _to_plain(result: Result) -> dict[str, Any]:
         "context": dict(result.context),
         "plain": None if result.plain is None else _to_plain(result.plain),
         "draws": [
-            {
-                field.name: _listed(getattr(draw, field.name)) for field in dataclasses.fields(Draw)
-            }
+            {field.name: _listed(getattr(draw, field.name)) for field in dataclasses.fields(Draw)}
             for draw in result.draws
         ],
     }

@@ -21,8 +21,8 @@ class RetrievalSet:
         features: (N, D) float32 embeddings. Any other real floating type is converted. A memory-mapped
             float32 array stays one: it is read in pieces.
         ids: (N,) int64 identity of each image. Any integer is a valid identity, 0 and negative ones included.
-        cameras: (N,) int64 camera of each image. A set without cameras (VehicleID) has any constant here, and a
-            protocol that excludes nothing.
+        cameras: (N,) int64 camera of each image. A set without cameras (VehicleID) has any constant here, and
+            a protocol that excludes nothing.
 
     Raises:
         UserError: The shapes or types do not fit together.
@@ -40,13 +40,13 @@ class RetrievalSet:
             values = np.asarray(getattr(self, name))
             if values.ndim != 1 or len(values) != len(features):
                 raise UserError(
-                    f"`{name}` has shape {values.shape}, but there are {len(features)} features. It must hold one "
-                    "integer for each of them, in the same order."
+                    f"`{name}` has shape {values.shape}, but there are {len(features)} features. It must "
+                    "hold one integer for each of them, in the same order."
                 )
             if not np.issubdtype(values.dtype, np.integer) and len(values):
                 raise UserError(
-                    f"`{name}` has type {values.dtype}. Identities and cameras are integers; number the names first, "
-                    "for example with numpy.unique(names, return_inverse=True)."
+                    f"`{name}` has type {values.dtype}. Identities and cameras are integers; number the "
+                    "names first, for example with numpy.unique(names, return_inverse=True)."
                 )
             if values.dtype == np.uint64 and len(values) and values.max() > np.iinfo(np.int64).max:
                 raise UserError(f"`{name}` holds {values.max()}, which does not fit a signed 64-bit integer.")
@@ -95,36 +95,6 @@ def check_pair(query: FloatArray, gallery: FloatArray) -> None:
             raise UserError(f"The {name} set is empty: there is nothing to rank.")
     if query.shape[1] != gallery.shape[1]:
         raise UserError(
-            f"Query embeddings have {query.shape[1]} numbers, gallery embeddings {gallery.shape[1]}. Both must come from "
-            "the same model."
+            f"Query embeddings have {query.shape[1]} numbers, gallery embeddings {gallery.shape[1]}. Both "
+            "must come from the same model."
         )
-
-
-def squared_norms(features: FloatArray, name: str, first_row: int = 0) -> FloatArray:
-    """Squared Euclidean norm of each row, and with it the check that every number is usable.
-
-    Args:
-        features: (N, D) float32.
-        name: What the error message calls the set.
-        first_row: Row number of the first row, for the error message.
-
-    Returns:
-        (N,) float32.
-
-    Raises:
-        UserError: A feature is NaN or infinite, or so large that its square is.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        norms = np.einsum("nd,nd->n", features, features)
-    # A quarter of the largest float, so that |q|^2 + |g|^2 - 2 q.g stays finite as well.
-    usable = norms < np.finfo(np.float32).max / 4
-    if not usable.all():
-        row = int(np.argmin(usable))
-        bad = features[row][~np.isfinite(features[row])]
-        reason = f"holds {bad[0]}" if len(bad) else "is so large that distances overflow float32"
-        raise UserError(
-            f"Row {first_row + row} of the {name} features {reason}. {int((~usable).sum())} of these {len(features)} rows "
-            "cannot be used; distances to them would be meaningless. Look at the images or at the checkpoint they "
-            "were embedded with."
-        )
-    return norms
