@@ -1,0 +1,98 @@
+"""Every field, with its unit and origin; the other configurations override a few of them.
+
+"Paper" marks what the MFG-Net paper (Xu et al., Array 14:100152, 2022) says; "ours" what it leaves open, or what we did
+not find in the excerpts at hand, decided by us after MGN (Wang et al., 2018) and BoT (Luo et al., 2019).
+
+This file is not run by itself: it has no dataset.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    """The paper's recipe as we read it, without a dataset."""
+    config = ConfigDict()
+    config.seed = 0  # decides initial weights, sampling and augmentation
+
+    # Data
+    data = config.data = ConfigDict()
+    data.dataset = placeholder(str)  # TFDS name, with a configuration after a slash where it has several
+    data.data_dir = placeholder(
+        str
+    )  # where TFDS keeps prepared datasets; None: TFDS_DATA_DIR or ~/tensorflow_datasets
+    data.manual_dir = placeholder(str)  # where the downloaded release lies; None: <data_dir>/downloads/manual
+    data.height = 256  # pixels; ours
+    data.width = 256  # pixels; ours
+    data.threads = 2  # decoding threads of each process (0 worker processes) or of each worker
+    data.workers = 0  # decoding worker processes; 0: decode in threads of the main process
+
+    # Model: the arguments of mfg_jax.models.MFGNet
+    model = config.model = ConfigDict()
+    model.depth = 50  # ResNet-50; ours
+    model.width = 64  # channels of the first stage; as published
+    model.stem_stride = 4  # 7x7 convolution and max pooling; as published
+    model.last_stride = 1  # stage 4 does not halve the map, so that stripes are two times as fine; ours
+    model.granularities = (1, 2, 3)  # global, and fine-grained parts (paper); these three (ours)
+    model.attention = (
+        "branch"  # channel attention (paper); squeeze-and-excitation at each branch's end (ours)
+    )
+    model.attention_reduction = 16  # of squeeze-and-excitation; ours
+    model.pooling = "max"  # ours
+    model.head_width = 256  # of each of the eight vectors; ours
+    model.dtype = "float32"  # to compute in; or "bfloat16"
+
+    # Training
+    train = config.train = ConfigDict()
+    train.epochs = 40  # an epoch is (training images / batch size) steps; paper, for VRIC
+    train.batch_size = 32  # images, over all devices; paper, for VRIC
+    train.images_per_identity = 4  # K of P x K sampling; ours
+    train.max_steps = placeholder(int)  # stop after this many optimizer steps, for trials; None: no limit
+    train.log_every_steps = 50  # steps between two lines of metrics
+
+    # Augmentation, in the order it is done: the arguments of mfg_jax.data.augment.augment; ours
+    augment = config.augment = ConfigDict()
+    augment.flip_probability = 0.5
+    augment.crop_padding = 10  # pixels
+    augment.brightness = 0.2  # factor within 1 +- this
+    augment.contrast = 0.15
+    augment.saturation = 0.1  # little: a vehicle's colour is part of its identity
+    augment.erase_probability = 0.5
+
+    # Loss; ours
+    loss = config.loss = ConfigDict()
+    loss.label_smoothing = 0.1
+    loss.identity_weight = 1.0  # of the mean cross-entropy over all heads
+    loss.triplet_weight = 1.0  # of the mean batch-hard triplet loss over the global vectors
+    loss.triplet_margin = 0.3  # Euclidean distance by which the negative has to be farther
+    loss.triplet_soft_margin = False  # log(1 + exp(d_p - d_n)) in place of the margin
+
+    # Optimizer
+    optimizer = config.optimizer = ConfigDict()
+    optimizer.name = "sgd"  # or "adam"; ours
+    optimizer.base_rate = 0.01  # ours
+    optimizer.decay_epochs = (15, 30)  # after which the rate decays; paper, for VRIC
+    optimizer.decay_factor = 0.1  # paper, for VRIC
+    optimizer.warmup_epochs = 0.0  # linear rise from a hundredth; ours
+    optimizer.momentum = 0.9  # of sgd; ours
+    optimizer.weight_decay = 5e-4  # on kernels alone; ours
+    optimizer.clip_norm = placeholder(float)  # of the global gradient; None: not clipped
+
+    # Evaluation
+    evaluate = config.evaluate = ConfigDict()
+    evaluate.protocol = placeholder(str)  # by name: mfg_jax.retrieval.protocols
+    evaluate.batch_size = 32  # images, over all devices; paper, for VRIC
+    evaluate.every_epochs = 10  # and always at the end
+    evaluate.untrained = False  # also evaluate the network before its first step
+    evaluate.seed = 0  # of the draws of protocols that have them
+    evaluate.flip = False  # average the embeddings of an image and its mirror image
+
+    # Checkpoints
+    checkpoint = config.checkpoint = ConfigDict()
+    checkpoint.every_steps = placeholder(int)  # None: at the end of every epoch
+    checkpoint.keep_latest = 2  # besides the one with the best mAP
+
+    # Devices
+    parallel = config.parallel = ConfigDict()
+    parallel.mapping = "shard_map"  # or "pmap": the same results, slower across processes
+    return config

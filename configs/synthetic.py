@@ -1,0 +1,39 @@
+"""A small MFG-Net on the built-in synthetic vehicles: the demo, made for two CPU cores.
+
+    python -m mfg_jax.main --config=configs/synthetic.py
+
+Needs no download: the dataset is drawn on first use. The network and all of its parts are the same code as for VRIC;
+only depth, width and image size are smaller, and the schedule is shorter.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    """The default configuration, made small."""
+    config = default.get_config()
+    config.data.dataset = "synthetic_vehicles"
+    config.data.height = 64
+    config.data.width = 64
+
+    config.model.depth = 10
+    config.model.width = 24
+    config.model.stem_stride = 2
+    config.model.head_width = 64
+
+    config.train.epochs = 24
+    config.train.batch_size = 64
+    config.train.log_every_steps = 25
+    config.augment.crop_padding = 4
+    config.optimizer.name = "adam"
+    config.optimizer.base_rate = 2e-3
+    config.optimizer.decay_epochs = (14, 20)
+    config.optimizer.warmup_epochs = 1.0
+
+    config.evaluate.protocol = "synthetic"
+    config.evaluate.batch_size = 64
+    config.evaluate.every_epochs = 8
+    config.evaluate.untrained = True
+    return config

@@ -1,0 +1,137 @@
+"""Batches of decoded images, made ahead of the step that needs them by Grain's threads or worker processes.
+
+Hosts only decode. What is in a batch is a function of its number alone (`mfg_jax.data.sampling`), so an iterator can
+start at any step.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from mfg_jax.data import sampling
+from mfg_jax.data.images import decode
+from mfg_jax.data.source import Split
+
+Batch = dict[str, np.ndarray]
+
+
+def train_batches(
+    split: Split,
+    index: sampling.IdentityIndex,
+    *,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    batch_size: int,
+    images_per_identity: int,
+    height: int,
+    width: int,
+    process: int = 0,
+    processes: int = 1,
+    threads: int = 2,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """This process's share of the batches of steps `first_step` to `last_step` (exclusive).
+
+    Args:
+        split: the training images.
+        index: their identities.
+        seed: of the run.
+        first_step: step of the first batch.
+        last_step: the step after the last batch.
+        batch_size: images of the global batch.
+        images_per_identity: K of P x K sampling; it divides `batch_size`.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+        process: number of this process.
+        processes: how many share the batch; a divisor of `batch_size`.
+        threads: decoding threads, in this process or in each worker.
+        workers: decoding processes; 0 to decode in this one.
+
+    Yields:
+        `image` `(batch_size / processes, height, width, 3)` uint8, `label` `(batch_size / processes,)` int32, `index`
+        likewise int64: the images' places in the split.
+    """
+    share = batch_size // processes
+
+    def load(step: int) -> Batch:
+        indices = sampling.batch_indices(
+            index,
+            seed=seed,
+            step=step,
+            identities_per_batch=batch_size // images_per_identity,
+            images_per_identity=images_per_identity,
+        )[process * share : (process + 1) * share]
+        return {
+            "image": _decode_all(split, indices, height, width),
+            "label": index.labels[indices],
+            "index": indices,
+        }
+
+    return _prefetched(load, first_step, last_step, threads, workers)
+
+
+def image_batches(
+    split: Split,
+    *,
+    batch_size: int,
+    height: int,
+    width: int,
+    process: int = 0,
+    processes: int = 1,
+    threads: int = 2,
+    workers: int = 0,
+) -> Iterator[np.ndarray]:
+    """This process's share of all images of a split, in order, in batches of one size.
+
+    The last batch is filled up with black images: cut the results to `len(split)`.
+
+    Args:
+        split: the images.
+        batch_size: images of the global batch; a multiple of `processes`.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+        process: number of this process.
+        processes: how many share each batch.
+        threads: decoding threads, in this process or in each worker.
+        workers: decoding processes; 0 to decode in this one.
+
+    Yields:
+        `(batch_size / processes, height, width, 3)` uint8.
+    """
+    share = batch_size // processes
+
+    def load(number: int) -> np.ndarray:
+        start = number * batch_size + process * share
+        images = np.zeros((share, height, width, 3), np.uint8)
+        indices = np.arange(start, min(start + share, len(split)))
+        if len(indices):
+            images[: len(indices)] = _decode_all(split, indices, height, width)
+        return images
+
+    return _prefetched(load, 0, -(-len(split) // batch_size), threads, workers)
+
+
+def _decode_all(split: Split, indices: np.ndarray, height: int, width: int) -> np.ndarray:
+    records = split.images.__getitems__(indices.tolist())
+    return np.stack([decode(record["image"], height, width) for record in records])
+
+
+def _prefetched(
+    load: Callable[[int], Any], first: int, last: int, threads: int, workers: int
+) -> Iterator[Any]:
+    """Calls `load` with `first` to `last - 1`, ahead of time, and yields the results in order."""
+    dataset = grain.MapDataset.range(first, last).map(load)
+    # A batch or two ahead for each thread: batches are large, and a step takes longer than a batch.
+    batches = dataset.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    )
+    if workers:
+        # Grain's worker processes read absl flags, which notebooks and tests never parse.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(batches)

@@ -1,0 +1,70 @@
+"""Scalars of a run as JSON lines and as TensorBoard events. Only process 0 writes."""
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+
+class MetricWriter:
+    """Writes to `metrics.jsonl` and `tensorboard/` under a work directory.
+
+    On a resumed run, the lines of steps that are done again are cut off first, so that each step stands there once.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, first_step: int = 0, active: bool = True):
+        """Opens the files.
+
+        Args:
+            workdir: of the run.
+            first_step: steps after this one will be written; older lines are kept.
+            active: False on processes that are not to write anything.
+        """
+        self._lines = None
+        if not active:
+            return
+        path = workdir / "metrics.jsonl"
+        kept = [line for line in read_metrics(workdir) if line["step"] <= first_step]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        temporary.replace(path)
+        self._lines = path.open("a", buffering=1)
+        self._events = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=first_step + 1 if first_step else None
+        )
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes the scalars of a step; a value that is not finite becomes null in the JSON line."""
+        if self._lines is None:
+            return
+        finite = {name: float(value) if math.isfinite(value) else None for name, value in scalars.items()}
+        self._lines.write(json.dumps({"step": step, **finite}) + "\n")
+        for name, value in scalars.items():
+            self._events.add_scalar(name, float(value), step)
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lines is not None:
+            self._lines.close()
+            self._events.close()
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`, oldest first; none where there is no such file.
+
+    A last line cut short by a kill is left out.
+    """
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    # What follows the last newline is empty, or a line that was being written.
+    return [json.loads(line) for line in lines[:-1]]

@@ -1,0 +1,90 @@
+"""The only place that maps a step over devices.
+
+A step is written for one device, with one named axis: it averages gradients and batch statistics over the axis and
+gathers embeddings along it. `map_step` then runs it on every device of a mesh, either by `jit(shard_map)` or, on
+request, by `jax.pmap`. The two give the same numbers; across processes `pmap` converts every leaf of the state at
+every step, which costs several times as much (13 ms against 1.4 ms, two processes, 480 leaves).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXIS = "devices"
+MAPPINGS = ("shard_map", "pmap")
+
+Tree = Any
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of one axis over the given devices, by default all devices of all processes."""
+    return Mesh(np.asarray(jax.devices() if devices is None else devices), (AXIS,))
+
+
+def replicate(tree: Tree, mesh: Mesh) -> Tree:
+    """Puts the same arrays on every device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def place_batch(batch: Tree, mesh: Mesh, mapping: str = "shard_map") -> Tree:
+    """Spreads a batch over the mesh along its first axis.
+
+    Args:
+        batch: arrays whose first axis is this process's share of the global batch, a multiple of its number of devices.
+        mesh: of all processes' devices.
+        mapping: what the step was mapped by.
+
+    Returns:
+        What the mapped step takes: global arrays, or with "pmap" arrays of a leading axis of local devices.
+    """
+    if mapping == "pmap":
+        local = len(mesh.local_devices)
+        return jax.tree.map(lambda x: x.reshape(local, x.shape[0] // local, *x.shape[1:]), batch)
+    sharding = NamedSharding(mesh, P(AXIS))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def map_step(
+    step: Callable[[Tree, Tree], tuple[Tree, Tree]], mesh: Mesh, mapping: str = "shard_map"
+) -> Callable[[Tree, Tree], tuple[Tree, Tree]]:
+    """Maps a training step over the mesh's devices.
+
+    Args:
+        step: `(state, batch) -> (state, metrics)` for one device and its share of the batch; the results have to be the
+            same on every device (reduced over `AXIS`).
+        mesh: the devices.
+        mapping: "shard_map" or "pmap".
+
+    Returns:
+        The same function of a replicated state, which it consumes, and a batch from `place_batch`.
+
+    Raises:
+        ValueError: the mapping is neither.
+    """
+    if mapping == "pmap":
+        return jax.pmap(
+            step,
+            axis_name=AXIS,
+            in_axes=(None, 0),
+            out_axes=(None, None),
+            devices=mesh.devices.tolist(),
+        )
+    if mapping == "shard_map":
+        mapped = jax.shard_map(
+            step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P()), check_vma=False
+        )
+        return jax.jit(mapped, donate_argnums=0)
+    raise ValueError(f"mapping is one of {', '.join(MAPPINGS)}, not {mapping!r}.")
+
+
+def map_forward(forward: Callable[[Tree, Tree], Tree], mesh: Mesh) -> Callable[[Tree, Tree], Tree]:
+    """Maps an inference function `(variables, batch) -> outputs` over the mesh's devices.
+
+    The outputs are gathered: every process sees those of the whole global batch, along the first axis.
+    """
+    replicated, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
+    return jax.jit(forward, in_shardings=(replicated, split), out_shardings=replicated)

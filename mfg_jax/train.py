@@ -1,0 +1,363 @@
+"""Training, from top to bottom: the state, the step of one device, and the loop around it."""
+
+import dataclasses
+import functools
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from jax import Array
+from ml_collections import ConfigDict
+
+from mfg_jax import checkpoint, embedding, evaluate, losses, parallel, run_description
+from mfg_jax import config as configs
+from mfg_jax.data import loader, sampling, source
+from mfg_jax.data.augment import augment, image_keys
+from mfg_jax.errors import UserError
+from mfg_jax.metric_writer import MetricWriter
+from mfg_jax.models import MFGNet
+from mfg_jax.optimizer import make_optimizer, step_decay_schedule
+from mfg_jax.progress import ProgressLine, duration
+
+Metrics = Mapping[str, Array]
+TrainStep = Callable[["TrainState", Mapping[str, Array]], tuple["TrainState", Metrics]]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that changes from step to step.
+
+    Attributes:
+        step: int32 scalar, optimizer steps done.
+        params: the network's parameters, float32.
+        batch_stats: running means and variances, float32.
+        opt_state: the optimizer's state.
+    """
+
+    step: Array
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `MFGNet.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+@dataclasses.dataclass(frozen=True)
+class LossWeights:
+    """How the losses are made and summed; the fields are those of `config.loss`."""
+
+    label_smoothing: float
+    identity_weight: float
+    triplet_weight: float
+    triplet_margin: float
+    triplet_soft_margin: bool
+
+
+def create_train_state(
+    model: MFGNet, optimizer: optax.GradientTransformation, *, seed: int, height: int, width: int
+) -> TrainState:
+    """Initial weights, a function of the seed alone.
+
+    Args:
+        model: the network.
+        optimizer: from `mfg_jax.optimizer`.
+        seed: of the run.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+    """
+    image = jnp.zeros((1, height, width, 3), jnp.float32)
+    variables = jax.jit(model.init, static_argnames="train")(jax.random.key(seed), image, train=False)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(variables["params"]),
+    )
+
+
+def make_train_step(
+    model: MFGNet,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    weights: LossWeights,
+    augmentation: Mapping[str, float],
+) -> TrainStep:
+    """One optimizer step, as each device of the axis `parallel.AXIS` does it.
+
+    Args:
+        model: the network, its `axis_name` set to `parallel.AXIS`.
+        optimizer: from `mfg_jax.optimizer`.
+        seed: of the augmentation.
+        weights: of the losses.
+        augmentation: the arguments of `mfg_jax.data.augment.augment`.
+
+    Returns:
+        `(state, batch) -> (state, metrics)`, where the batch holds this device's `image` `(b, H, W, 3)` uint8 and
+        `label` `(b,)` int32. State and metrics are the same on every device.
+    """
+
+    def train_step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, Metrics]:
+        labels = batch["label"]
+        count = labels.shape[0]
+        # This device's images are consecutive ones of the global batch.
+        first_position = jax.lax.axis_index(parallel.AXIS).astype(jnp.int32) * count
+        images = augment(image_keys(seed, state.step, first_position, count), batch["image"], **augmentation)
+
+        def loss_function(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
+            output, updated = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            identity_loss = losses.smoothed_cross_entropy(output.logits, labels, weights.label_smoothing)
+            triplet_loss = _global_triplet_loss(output.global_features, labels, first_position, weights)
+            loss = weights.identity_weight * identity_loss + weights.triplet_weight * triplet_loss
+            accuracy = jnp.mean((jnp.argmax(output.logits, axis=-1) == labels[None]).astype(jnp.float32))
+            metrics = {
+                "loss": loss,
+                "identity_loss": identity_loss,
+                "triplet_loss": triplet_loss,
+                "accuracy": accuracy,
+            }
+            return loss, (metrics, updated["batch_stats"])
+
+        gradients, (metrics, batch_stats) = jax.grad(loss_function, has_aux=True)(state.params)
+        gradients, metrics = jax.lax.pmean((gradients, metrics), parallel.AXIS)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        metrics["gradient_norm"] = optax.global_norm(gradients)
+        state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        return state, metrics
+
+    return train_step
+
+
+def _global_triplet_loss(
+    features: Array, labels: Array, first_position: Array, weights: LossWeights
+) -> Array:
+    """Batch-hard triplet loss of each granularity's global vector, mined over all devices' images, averaged."""
+    gathered = jax.lax.all_gather(features, parallel.AXIS, axis=1, tiled=True)
+    gathered_labels = jax.lax.all_gather(labels, parallel.AXIS, tiled=True)
+    positions = first_position + jnp.arange(labels.shape[0], dtype=jnp.int32)
+    margin = None if weights.triplet_soft_margin else weights.triplet_margin
+    return jnp.mean(
+        jnp.stack(
+            [
+                losses.batch_hard_triplet(anchors, labels, candidates, gathered_labels, positions, margin)
+                for anchors, candidates in zip(features, gathered, strict=True)
+            ]
+        )
+    )
+
+
+def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Trains until the configured end, evaluates, and leaves results, pictures and checkpoints in `workdir`.
+
+    A run that was stopped continues from its newest checkpoint, bit for bit as if it had not been.
+
+    Args:
+            config: with the fields of `configs/default.py`.
+            workdir: of the run; made where missing.
+
+    Raises:
+            UserError: the configuration cannot be used, or the directory holds another run.
+            tfds_builders.errors.DatasetError: the dataset is missing or malformed.
+    """
+    started = time.monotonic()
+    mesh = parallel.make_mesh()
+    writes = jax.process_index() == 0
+    configs.check(config, mesh.size, jax.process_count())
+    settings = configs.to_json(config)
+    manager = checkpoint.open_manager(
+        workdir / "checkpoints", keep_latest=config.checkpoint.keep_latest, best_metric="mAP"
+    )
+    first_step = manager.latest_step() or 0
+    if first_step:
+        saved = checkpoint.read_description(manager, first_step)
+        configs.check_same_run(saved["config"], settings, str(workdir))
+    if writes:
+        run_description.write(workdir, settings)
+
+    split = open_train_split(config)
+    test_splits = evaluate.open_splits(config)
+    index = sampling.index_identities(split.ids)
+    steps_per_epoch, total_steps = count_steps(config, len(split), index.num_identities)
+    logging.info(
+        "%d training images of %d identities; %d steps an epoch, %d in all; %d device(s), %d process(es).",
+        *(len(split), index.num_identities, steps_per_epoch, total_steps, mesh.size, jax.process_count()),
+    )
+
+    schedule = step_decay_schedule(
+        config.optimizer.base_rate,
+        steps_per_epoch=steps_per_epoch,
+        decay_epochs=config.optimizer.decay_epochs,
+        decay_factor=config.optimizer.decay_factor,
+        warmup_epochs=config.optimizer.warmup_epochs,
+    )
+    optimizer = make_optimizer(
+        config.optimizer.name,
+        schedule,
+        momentum=config.optimizer.momentum,
+        weight_decay=config.optimizer.weight_decay,
+        clip_norm=config.optimizer.clip_norm,
+    )
+    model = MFGNet(num_identities=index.num_identities, axis_name=parallel.AXIS, **config.model)
+    try:
+        state = create_train_state(
+            model, optimizer, seed=config.seed, height=config.data.height, width=config.data.width
+        )
+    except ValueError as error:
+        raise UserError(f"config.model and config.data do not make a network: {error}") from error
+    state = parallel.replicate(state, mesh)
+    if first_step:
+        state = restore_state(manager, first_step, state)
+        logging.info("Resumed at step %d, in epoch %d.", first_step, first_step // steps_per_epoch + 1)
+
+    train_step = parallel.map_step(
+        make_train_step(
+            model,
+            optimizer,
+            seed=config.seed,
+            weights=LossWeights(**config.loss),
+            augmentation=dict(config.augment),
+        ),
+        mesh,
+        config.parallel.mapping,
+    )
+    forward = embedding.make_forward(model, mesh, flip=config.evaluate.flip)
+    evaluate_state = functools.partial(
+        evaluate.evaluate_variables, forward, splits=test_splits, mesh=mesh, config=config, workdir=workdir
+    )
+    if first_step == 0 and config.evaluate.untrained:
+        logging.info("Evaluating the untrained network.")
+        evaluate_state(state.variables, step=0)
+
+    batches = loader.train_batches(
+        split,
+        index,
+        seed=config.seed,
+        first_step=first_step,
+        last_step=total_steps,
+        batch_size=config.train.batch_size,
+        images_per_identity=config.train.images_per_identity,
+        height=config.data.height,
+        width=config.data.width,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+        threads=config.data.threads,
+        workers=config.data.workers,
+    )
+    description = {
+        "config": settings,
+        "num_identities": index.num_identities,
+        "steps_per_epoch": steps_per_epoch,
+    }
+    line = ProgressLine(
+        first_step=first_step,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=config.train.batch_size,
+        active=writes,
+    )
+    pending: list[Metrics] = []
+    with MetricWriter(workdir, first_step=first_step, active=writes) as writer, manager:
+        for step, batch in enumerate(batches, start=first_step + 1):
+            state, metrics = train_step(state, parallel.place_batch(batch, mesh, config.parallel.mapping))
+            pending.append(metrics)
+            epoch, steps_into_epoch = divmod(step, steps_per_epoch)
+            ends = step == total_steps
+            if ends or steps_into_epoch == 0 or step % config.train.log_every_steps == 0:
+                scalars = mean_metrics(pending, step)
+                scalars |= {"learning_rate": float(schedule(step - 1)), "epoch": step / steps_per_epoch}
+                scalars["images_per_second"] = line.update(step, scalars)
+                writer.write(step, scalars)
+                pending.clear()
+
+            figures = None
+            if ends or (steps_into_epoch == 0 and epoch % config.evaluate.every_epochs == 0):
+                figures = evaluate.headline(evaluate_state(state.variables, step=step))
+                writer.write(step, {f"evaluation/{name}": value for name, value in figures.items()})
+            if figures is not None or step % (config.checkpoint.every_steps or steps_per_epoch) == 0:
+                checkpoint.save(
+                    manager,
+                    step,
+                    variables=state.variables,
+                    optimizer=state.opt_state,
+                    description=description,
+                    metrics=figures,
+                )
+                line.restart()
+    if writes:
+        evaluate.summarise(workdir, last_step=total_steps)
+        logging.info(
+            "Done in %s; peak memory %.2f GiB.",
+            duration(time.monotonic() - started),
+            run_description.peak_memory_bytes() / 2**30,
+        )
+
+
+def open_train_split(config: ConfigDict) -> source.Split:
+    """Opens the split "train", building the dataset on first use."""
+    builder = source.open_dataset(
+        config.data.dataset, data_dir=config.data.data_dir, manual_dir=config.data.manual_dir
+    )
+    return source.open_split(builder, "train")
+
+
+def count_steps(config: ConfigDict, images: int, identities: int) -> tuple[int, int]:
+    """Steps of an epoch and of the whole run.
+
+    Raises:
+            UserError: the training split is too small for one batch.
+    """
+    per_identity, batch_size = config.train.images_per_identity, config.train.batch_size
+    if images < batch_size or identities * per_identity < batch_size:
+        raise UserError(
+            f"The training split holds {images} images of {identities} identities, too few for a batch of {batch_size} "
+            f"with {per_identity} images of each identity. Give a smaller config.train.batch_size."
+        )
+    steps_per_epoch = images // batch_size
+    total = config.train.epochs * steps_per_epoch
+    return steps_per_epoch, total if config.train.max_steps is None else min(total, config.train.max_steps)
+
+
+def restore_state(manager: checkpoint.Manager, step: int, state: TrainState) -> TrainState:
+    """The state of a saved step, placed as `state` is, which gives structure and shapes."""
+    variables, opt_state = checkpoint.restore(
+        manager, step, variables=state.variables, optimizer=state.opt_state
+    )
+    return state.replace(step=state.step + step, opt_state=opt_state, **variables)
+
+
+def mean_metrics(pending: Sequence[Metrics], step: int) -> dict[str, float]:
+    """Fetches the metrics of the last steps from the device and averages each.
+
+    Raises:
+            UserError: the loss was not finite; nothing of these steps has been saved yet.
+    """
+    fetched = jax.device_get(list(pending))
+    scalars = {name: float(np.mean([metrics[name] for metrics in fetched])) for name in fetched[0]}
+    if not np.isfinite(scalars["loss"]):
+        first = next(i for i, metrics in enumerate(fetched) if not np.isfinite(metrics["loss"]))
+        raise UserError(
+            f"The loss is not finite at step {step - len(fetched) + first + 1}. Training was stopped; the checkpoints "
+            "before it are untouched. A lower config.optimizer.base_rate, a longer config.optimizer.warmup_epochs or "
+            "config.optimizer.clip_norm usually helps."
+        )
+    return scalars
