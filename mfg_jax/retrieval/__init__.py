@@ -2,6 +2,7 @@
 
 from mfg_jax.retrieval.evaluation import evaluate_protocol
 from mfg_jax.retrieval.protocols import PROTOCOLS, Protocol, get_protocol
+from mfg_jax.retrieval.ranked_lists import RankedLists, evenly_by_average_precision, ranked_lists
 from mfg_jax.retrieval.ranking import Metrics, evaluate
 from mfg_jax.retrieval.results import Result, format_table
 from mfg_jax.retrieval.retrieval_set import RetrievalSet
@@ -11,11 +12,14 @@ __all__ = [
     "PROTOCOLS",
     "Metrics",
     "Protocol",
+    "RankedLists",
     "Result",
     "RetrievalSet",
     "evaluate",
     "evaluate_protocol",
+    "evenly_by_average_precision",
     "format_table",
     "get_protocol",
+    "ranked_lists",
     "search",
 ]

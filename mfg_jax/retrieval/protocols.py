@@ -82,7 +82,7 @@ def _vehicleid(size: int) -> Protocol:
 
 def _veri_wild(size: int) -> Protocol:
     source = "Lou et al., VERI-Wild (CVPR 2019)"
-    return Protocol(f"veri-wild-{size}", f"test_{size}_query", f"test_{size}", True, 1, source)
+    return Protocol(f"veri-wild-{size}", f"query_{size}", f"gallery_{size}", True, 1, source)
 
 
 _ALL = (
