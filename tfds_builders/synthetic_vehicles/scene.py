@@ -167,7 +167,7 @@ def _visible_quads(scenery: Scenery, view: View, window: np.ndarray) -> list[tup
     near = (depth < _NEAR).reshape(-1, 4)
     low, high = plane.min(axis=1), plane.max(axis=1)
     outside = (high < window[:2]).any(axis=1) | (low > window[2:]).any(axis=1)
-    crossing = near.any(axis=1) & ~near.all(axis=1)
+    crossing = np.logical_and(near.any(axis=1), ~near.all(axis=1))
     result = []
     for index in np.flatnonzero(crossing | ~(outside | near.all(axis=1))).tolist():
         if crossing[index]:
