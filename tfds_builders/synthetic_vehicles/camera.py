@@ -41,7 +41,7 @@ class CameraStyle:
 SURVEILLANCE = CameraStyle()
 # Crops as in VRIC: motion blur, soft focus and sensors that resolve less than the file's pixels.
 LOW_RESOLUTION = CameraStyle(
-    elevation=(7.0, 36.0), resolution=(0.4, 0.95), blur=0.022, noise=9.0, cast=0.16, night_share=0.18
+    elevation=(7.0, 36.0), resolution=(0.4, 0.95), blur=0.022, noise=9.0, cast=0.12, night_share=0.18
 )
 
 
