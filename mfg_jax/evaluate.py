@@ -12,6 +12,7 @@ from mfg_jax import checkpoint, embedding, parallel, run_description
 from mfg_jax import config as configs
 from mfg_jax.data import loader, source
 from mfg_jax.data.images import decode
+from mfg_jax.metric_writer import read_metrics
 from mfg_jax.models import MFGNet
 from mfg_jax.retrieval import (
     Protocol,
@@ -21,9 +22,10 @@ from mfg_jax.retrieval import (
     format_table,
     get_protocol,
     report,
-    search,
 )
 from mfg_jax.retrieval.protocols import draw_gallery
+from mfg_jax.retrieval.ranked_lists import evenly_by_average_precision, ranked_lists
+from mfg_jax.retrieval.results import write_text
 
 _PICTURE_QUERIES = 8
 _PICTURE_RANKS = 10
@@ -176,37 +178,83 @@ def draw_ranked_lists(
     splits: Mapping[str, source.Split],
     path: pathlib.Path,
 ) -> None:
-    """Draws what the first queries of evenly spread difficulty retrieved, without what the protocol leaves out.
+    """Draws what queries from the easiest to the hardest retrieved, without what the protocol leaves out.
 
     Args:
-            protocol: that made the result.
-            result: of it; its first draw is shown.
-            sets: the embedded splits.
-            splits: the images of the same.
-            path: of the picture.
+        protocol: that made the result.
+        result: of it; its first draw is shown.
+        sets: the embedded splits.
+        splits: the images of the same.
+        path: of the picture.
     """
     draw = result.draws[0]
-    query, query_split = sets[protocol.query_split], splits[protocol.query_split]
-    gallery, gallery_split = sets[protocol.gallery_split], splits[protocol.gallery_split]
-    gallery_index = (
-        draw_gallery(gallery.ids, result.seed, 0)[1] if protocol.draws_gallery else np.arange(len(gallery))
+    query, gallery = sets[protocol.query_split], sets[protocol.gallery_split]
+    gallery_index = np.arange(len(gallery))
+    if protocol.draws_gallery:
+        gallery_index = draw_gallery(gallery.ids, result.seed, 0)[1]
+        gallery = gallery.take(gallery_index)
+    shown = evenly_by_average_precision(draw.average_precision, _PICTURE_QUERIES)
+    lists = ranked_lists(
+        query,
+        gallery,
+        draw.query_index[shown],
+        _PICTURE_RANKS,
+        result.exclude_same_camera,
+        devices=jax.local_devices(),
     )
-    gallery = gallery.take(gallery_index)
 
-    # From the easiest counted query to the hardest, in equal steps.
-    counted = np.flatnonzero(draw.counted)
-    by_difficulty = counted[np.argsort(-draw.average_precision[counted], kind="stable")]
-    count = min(_PICTURE_QUERIES, len(by_difficulty))
-    shown = by_difficulty[np.linspace(0, len(by_difficulty) - 1, count).round().astype(int)]
-    queries = draw.query_index[shown]
+    def picture(split: source.Split, index: int) -> np.ndarray:
+        return decode(split.encoded(index), _PICTURE_PIXELS, _PICTURE_PIXELS)
 
-    # So many that ten are left when the excluded ones are gone.
-    depth = min(len(gallery), _PICTURE_RANKS + int(draw.excluded[shown].max(initial=0)))
-    nearest, distances = search(query.features[queries], gallery.features, depth, devices=jax.local_devices())
-    rows = []
-    for row, place in enumerate(queries.tolist()):
-        same = gallery.ids[nearest[row]] == query.ids[place]
-        excluded = same & (gallery.cameras[nearest[row]] == query.cameras[place]) & result.exclude_same_camera
-        kept = np.flatnonzero(~excluded)[:_PICTURE_RANKS]
-        rows.append((place, nearest[row][kept], distances[row][kept], same[kept]))
-    raise NotImplementedError(report, decode, rows, query_split, gallery_split, path)
+    gallery_split = splits[protocol.gallery_split]
+    report.ranked_lists_figure(
+        path,
+        [picture(splits[protocol.query_split], index) for index in lists.query.tolist()],
+        [
+            [picture(gallery_split, int(gallery_index[index])) if index >= 0 else None for index in row]
+            for row in lists.gallery.tolist()
+        ],
+        lists.correct,
+        lists.distance,
+        query_cameras=query.cameras[lists.query],
+        result_cameras=gallery.cameras[lists.gallery],
+        average_precision=draw.average_precision[shown],
+        title=f"{protocol.name}, step {result.context['step']}: {len(shown)} queries from the easiest to the hardest",
+    )
+
+
+def summarise(workdir: pathlib.Path, last_step: int) -> str:
+    """Draws the training curves, and makes the final table, with the untrained network's figures where known.
+
+    Args:
+        workdir: of a run that was evaluated at `last_step`.
+        last_step: of the training.
+
+    Returns:
+        The table, which is also written to `results/table.txt`.
+    """
+    results = {}
+    if result_path(workdir, 0).exists():
+        results["untrained"] = Result.from_json(result_path(workdir, 0))
+    results[f"trained, step {last_step}"] = Result.from_json(result_path(workdir, last_step))
+    table = format_table(results)
+    write_text(workdir / "results" / "table.txt", table + "\n")
+
+    lines = read_metrics(workdir)
+    training = [line for line in lines if line.get("loss") is not None]
+    evaluations = [line for line in lines if "evaluation/mAP" in line]
+    names = ("mAP", "mINP", "CMC@1")
+    report.curves_figure(
+        workdir / "pictures" / "curves.png",
+        [line["step"] for line in training],
+        [line["loss"] for line in training],
+        [line["learning_rate"] for line in training],
+        {
+            name: (
+                [line["step"] for line in evaluations],
+                [line[f"evaluation/{name}"] for line in evaluations],
+            )
+            for name in names
+        },
+    )
+    return table

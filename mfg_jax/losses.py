@@ -79,4 +79,4 @@ def batch_hard_triplet(
     gap = distance_to(farthest) - distance_to(nearest)
     losses = jax.nn.softplus(gap) if margin is None else jax.nn.relu(gap + margin)
     counted = jnp.any(positive, axis=1) & jnp.any(negative, axis=1)
-    return jnp.sum(jnp.where(counted, losses, 0.0)) / jnp.maximum(jnp.sum(counted), 1)
+    return jnp.sum(jnp.where(counted, losses, 0.0)) / jnp.maximum(jnp.sum(counted, dtype=jnp.float32), 1.0)

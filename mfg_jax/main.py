@@ -5,12 +5,13 @@
 Training that was stopped is resumed by the same command. Exit status 1 means bad input, told in a paragraph.
 """
 
+import logging
 import pathlib
 import re
 import sys
 from collections.abc import Sequence
 
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from mfg_jax.config import nearest_field
@@ -79,7 +80,12 @@ def _run(arguments: Sequence[str]) -> None:
     workdir = pathlib.Path(
         _WORKDIR.value or f"runs/{pathlib.Path(flags.FLAGS['config'].config_filename).stem}"
     )
-    logging.set_verbosity(logging.INFO)
+    # Our own log alone: the libraries' goes into detail that hides it.
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logging.getLogger("mfg_jax").addHandler(handler)
+    logging.getLogger("mfg_jax").setLevel(logging.INFO)
+    logging.getLogger("mfg_jax").propagate = False
     # Imported late, so that a mistyped option is answered at once.
     if _MODE.value == "train":
         from mfg_jax import train

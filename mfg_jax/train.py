@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import logging
 from jax import Array
 from ml_collections import ConfigDict
 
@@ -25,6 +25,8 @@ from mfg_jax.metric_writer import MetricWriter
 from mfg_jax.models import MFGNet
 from mfg_jax.optimizer import make_optimizer, step_decay_schedule
 from mfg_jax.progress import ProgressLine, duration
+
+logger = logging.getLogger(__name__)
 
 Metrics = Mapping[str, Array]
 TrainStep = Callable[["TrainState", Mapping[str, Array]], tuple["TrainState", Metrics]]
@@ -136,7 +138,7 @@ def make_train_step(
         gradients, (metrics, batch_stats) = jax.grad(loss_function, has_aux=True)(state.params)
         gradients, metrics = jax.lax.pmean((gradients, metrics), parallel.AXIS)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        metrics["gradient_norm"] = optax.global_norm(gradients)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
         state = TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
@@ -198,7 +200,7 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
     test_splits = evaluate.open_splits(config)
     index = sampling.index_identities(split.ids)
     steps_per_epoch, total_steps = count_steps(config, len(split), index.num_identities)
-    logging.info(
+    logger.info(
         "%d training images of %d identities; %d steps an epoch, %d in all; %d device(s), %d process(es).",
         *(len(split), index.num_identities, steps_per_epoch, total_steps, mesh.size, jax.process_count()),
     )
@@ -227,7 +229,7 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
     state = parallel.replicate(state, mesh)
     if first_step:
         state = restore_state(manager, first_step, state)
-        logging.info("Resumed at step %d, in epoch %d.", first_step, first_step // steps_per_epoch + 1)
+        logger.info("Resumed at step %d, in epoch %d.", first_step, first_step // steps_per_epoch + 1)
 
     train_step = parallel.map_step(
         make_train_step(
@@ -245,8 +247,8 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
         evaluate.evaluate_variables, forward, splits=test_splits, mesh=mesh, config=config, workdir=workdir
     )
     if first_step == 0 and config.evaluate.untrained:
-        logging.info("Evaluating the untrained network.")
-        evaluate_state(state.variables, step=0)
+        logger.info("Evaluating the untrained network.")
+        figures = evaluate.headline(evaluate_state(state.variables, step=0))
 
     batches = loader.train_batches(
         split,
@@ -304,8 +306,9 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
                 )
                 line.restart()
     if writes:
-        evaluate.summarise(workdir, last_step=total_steps)
-        logging.info(
+        print(evaluate.summarise(workdir, last_step=total_steps))
+        print(f"Results, pictures and checkpoints are in {workdir}.")
+        logger.info(
             "Done in %s; peak memory %.2f GiB.",
             duration(time.monotonic() - started),
             run_description.peak_memory_bytes() / 2**30,

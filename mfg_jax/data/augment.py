@@ -22,8 +22,9 @@ _ERASED_ASPECT = (0.3, 3.33)
 
 def normalise(images: Array) -> Array:
     """Maps `(..., 3)` uint8 RGB (or float in [0, 255]) to float32 of about zero mean and unit variance."""
-    scaled = images.astype(jnp.float32) / 255.0
-    return (scaled - jnp.array(MEAN, jnp.float32)) / jnp.array(STD, jnp.float32)
+    channels = (1,) * (images.ndim - 1) + (3,)
+    mean, std = (jnp.array(values, jnp.float32).reshape(channels) for values in (MEAN, STD))
+    return (images.astype(jnp.float32) / 255.0 - mean) / std
 
 
 def image_keys(seed: Array, step: Array, first_position: Array, count: int) -> Array:

@@ -62,7 +62,7 @@ def open_dataset(
 def open_split(builder: tfds.core.DatasetBuilder, name: str) -> Split:
     """Opens one split and reads its labels in one pass (VRIC's 54,808 records take some seconds, with progress)."""
     known = [field for field in ("id", "camera", "name") if field in builder.info.features]
-    records = builder.as_data_source(name, decoders=tfds.decode.PartialDecoding(dict.fromkeys(known, True)))
+    records = builder.as_data_source(name, decoders={"image": tfds.decode.SkipDecoding()})
     columns: dict[str, list[Any]] = {field: [] for field in known}
     with tqdm(
         total=len(records), desc=f"Reading labels of {name}", unit=" images", delay=1.0, leave=False
@@ -75,8 +75,4 @@ def open_split(builder: tfds.core.DatasetBuilder, name: str) -> Split:
             progress.update(len(chunk))
     ids = np.asarray(columns["id"], np.int64)
     cameras = np.asarray(columns["camera"], np.int64) if "camera" in columns else np.full_like(ids, NO_CAMERA)
-    images = builder.as_data_source(
-        name,
-        decoders=tfds.decode.PartialDecoding({"image": True}, decoders={"image": tfds.decode.SkipDecoding()}),
-    )
-    return Split(name, ids, cameras, [name.decode() for name in columns["name"]], images)
+    return Split(name, ids, cameras, [name.decode() for name in columns["name"]], records)

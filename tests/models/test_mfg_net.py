@@ -1,0 +1,169 @@
+"""The network's shapes, its parts, and what must hold of any input."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mfg_jax.models import MFGNet, MFGNetOutput, parts, resnet
+
+SMALL = {"num_identities": 11, "depth": 10, "width": 8, "stem_stride": 2, "head_width": 16}
+
+
+def _images(count: int = 2, size: int = 48) -> jax.Array:
+    return jax.random.normal(jax.random.key(1), (count, size, size, 3))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(model: MFGNet, images: jax.Array) -> dict:
+    return model.init(jax.random.key(0), images, train=False)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(model: MFGNet, variables: dict, images: jax.Array) -> MFGNetOutput:
+    return model.apply(variables, images, train=False)
+
+
+def test_eight_vectors_make_an_embedding_of_unit_norm():
+    model = MFGNet(**SMALL)
+    images = _images()
+    output = _apply(model, _init(model, images), images)
+    assert output.embedding.shape == (2, 8 * 16)
+    assert output.logits.shape == (8, 2, 11)
+    assert output.global_features.shape == (3, 2, 16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(output)} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(np.linalg.norm(output.embedding, axis=1), 1.0, rtol=1e-5)
+
+
+def test_the_papers_setting_has_a_2048_wide_embedding_and_a_16_row_map():
+    model = MFGNet(num_identities=2811)
+    images = jax.ShapeDtypeStruct((2, 256, 256, 3), jnp.float32)
+    output, state = jax.eval_shape(
+        lambda x: model.init_with_output(jax.random.key(0), x, train=False, capture_intermediates=True),
+        images,
+    )
+    assert output.embedding.shape == (2, 2048)
+    maps = state["intermediates"]
+    assert maps["trunk"]["__call__"][0].shape == (2, 16, 16, 1024)
+    assert maps["branch3"]["stage4"]["__call__"][0].shape == (2, 16, 16, 2048)
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_a_global_only_network_has_a_published_resnets_parameters(depth):
+    # torchvision's counts: ResNet-18 11,689,512 and ResNet-50 25,557,032, less their classifiers (with biases).
+    expected = {18: 11_689_512 - (512 * 1000 + 1000), 50: 25_557_032 - (2048 * 1000 + 1000)}[depth]
+    model = MFGNet(num_identities=7, depth=depth, granularities=(1,), attention="none")
+    params = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.zeros((1, 128, 128, 3)), train=False)["params"]
+    )
+    head = params.pop("head1_global")
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
+    assert set(head) == {"reduce", "norm", "classify"}
+
+
+@pytest.mark.parametrize(
+    ("attention", "pooling"), [("none", "average"), ("branch", "max"), ("block", "gem")]
+)
+def test_every_setting_gives_finite_gradients(attention, pooling):
+    model = MFGNet(**SMALL, attention=attention, pooling=pooling)
+    images = _images(4)
+    variables = _init(model, images)
+
+    def total(params):
+        output, _ = model.apply(
+            {"params": params, "batch_stats": variables["batch_stats"]},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return jnp.sum(output.logits**2) + jnp.sum(output.global_features**2)
+
+    gradients = jax.jit(jax.grad(total))(variables["params"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients["head3_stripe3"]))
+
+
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters():
+    images = _images(4)
+    variables = _init(MFGNet(**SMALL), images)
+    exact = _apply(MFGNet(**SMALL), variables, images).embedding
+    rounded = MFGNet(**SMALL, dtype="bfloat16")
+    # Flax's batch normalisation itself adds bfloat16 to float32.
+    with jax.numpy_dtype_promotion("standard"):
+        near = _apply(rounded, variables, images).embedding
+    assert near.dtype == jnp.float32
+    assert np.sum(exact * near, axis=1).min() > 0.99
+        initial = _init(rounded, images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {jnp.dtype("float32")}
+
+
+def test_an_image_is_embedded_alike_in_any_batch():
+    model = MFGNet(**SMALL)
+    images = _images(5)
+    variables = _init(model, images)
+    together = _apply(model, variables, images).embedding
+    alone = [_apply(model, variables, images[i : i + 1]).embedding for i in range(5)]
+    np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_a_stripe_sees_its_rows_alone():
+    x = np.abs(np.random.default_rng(0).normal(size=(1, 16, 4, 3))).astype(np.float32)
+    for top, bottom in parts.stripe_bounds(16, 3):
+        changed = x.copy()
+        changed[:, :top] += 1
+        changed[:, bottom:] += 1
+        for pooling in ("average", "max", "gem"):
+            np.testing.assert_array_equal(
+                parts.pool(jnp.asarray(x[:, top:bottom]), pooling),
+                parts.pool(jnp.asarray(changed[:, top:bottom]), pooling),
+            )
+
+
+@pytest.mark.parametrize("rows", range(1, 20))
+def test_stripes_partition_the_rows_as_equally_as_possible(rows):
+    for stripes in range(1, rows + 1):
+        bounds = parts.stripe_bounds(rows, stripes)
+        assert [row for start, stop in bounds for row in range(start, stop)] == list(range(rows))
+        heights = [stop - start for start, stop in bounds]
+        assert max(heights) - min(heights) <= 1
+        assert heights == sorted(heights, reverse=True)
+    assert parts.stripe_bounds(16, 3) == ((0, 6), (6, 11), (11, 16))
+
+
+def test_too_many_stripes_is_an_error_that_says_what_to_do():
+    with pytest.raises(ValueError, match="3 rows cannot be cut into 4 stripes: use larger images"):
+        parts.stripe_bounds(3, 4)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9)])
+def test_max_pooling_is_the_maximum_of_each_window(size):
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    rows, columns = -(-size[0] // 2), -(-size[1] // 2)
+    expected = np.array(
+        [
+            [padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((1, 2)) for j in range(columns)]
+            for i in range(rows)
+        ]
+    ).transpose(2, 0, 1, 3)
+    np.testing.assert_array_equal(resnet.max_pool_3x3(jnp.asarray(x)), expected)
+
+
+def test_a_pointwise_convolution_is_a_1x1_convolution():
+    x = jax.random.normal(jax.random.key(0), (2, 9, 9, 5))
+    layer = resnet.PointwiseConv(7, stride=2)
+    variables = layer.init(jax.random.key(1), x)
+    kernel = variables["params"]["matmul"]["kernel"][None, None]
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(layer.apply(variables, x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_unknown_settings_are_named():
+    with pytest.raises(ValueError, match="attention is one of none, branch, block, not 'both'"):
+        _init(MFGNet(**SMALL, attention="both"), _images())
+    with pytest.raises(ValueError, match="pooling is 'average', 'max' or 'gem', not 'sum'"):
+        _init(MFGNet(**SMALL, pooling="sum"), _images())
