@@ -261,26 +261,29 @@ def _count_by_sorting(
     def count_rows(tile: distance.Tile, start: int) -> None:
         stop = min(start + _ROWS_A_TASK, len(query))
         here = slice(pairs.first[start], pairs.first[stop])
-        most = int(np.diff(pairs.first[start : stop + 1]).max())
-        if not most:
+        first = pairs.first[start : stop + 1] - here.start
+        if not first[-1]:
             return
-        end = tile.start + tile.values.shape[1]
-        item = pairs.item[here]
-        look_up = np.where(item >= end, threshold_or_equal[here], threshold[here])
         values = tile.values[start:stop]
-        ordered = None if most <= _COMPARE_AT_MOST else np.sort(values, axis=1)
-        for row in range(start, stop):
-            own = slice(pairs.first[row], pairs.first[row + 1])
-            in_block = slice(own.start - here.start, own.stop - here.start)
-            if ordered is None:
-                for pair in range(own.start, own.stop):
-                    nearer[pair] += np.count_nonzero(values[row - start] < look_up[pair - here.start])
-            else:
-                nearer[own] += ordered[row - start].searchsorted(look_up[in_block])
-        # Within the tile that holds the pair's own item, of the equal ones only those before it count.
-        for pair in here.start + np.flatnonzero((item >= tile.start) & (item < end)):
-            row_values = values[pairs.row[pair] - start, : pairs.item[pair] - tile.start]
-            nearer[pair] += np.count_nonzero(row_values == threshold[pair])
+        row, item = pairs.row[here] - start, pairs.item[here] - tile.start
+        look_up = np.where(item >= values.shape[1], threshold_or_equal[here], threshold[here])
+        inside = np.flatnonzero((item >= 0) & (item < values.shape[1]))
+        below = nearer[here]
+        if np.diff(first).max() <= _COMPARE_AT_MOST:
+            found = np.array([np.count_nonzero(values[r] < x) for r, x in zip(row, look_up, strict=True)])
+        else:
+            ordered = np.sort(values, axis=1)
+            found = np.concatenate(
+                [ordered[r].searchsorted(look_up[first[r] : first[r + 1]]) for r in range(stop - start)]
+            )
+            # In the tile that holds the pair's own item, look whether the next one is at the same distance.
+            following = np.minimum(found[inside] + 1, values.shape[1] - 1)
+            tied = (ordered[row[inside], following] == look_up[inside]) & (following == found[inside] + 1)
+            inside = inside[tied]
+        below += found
+        # Of items at the same distance, only those before the pair's own count.
+        for pair in inside:
+            below[pair] += np.count_nonzero(values[row[pair], : item[pair]] == look_up[pair])
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for tiles in distance.distance_tiles(use, rows, query, gallery, norms):
