@@ -232,10 +232,15 @@ class Tile:
     start: int
     values: FloatArray  # (Q, columns) float32, without the padding
 
+    @property
+    def stop(self) -> int:
+        """The item after the last."""
+        return self.start + self.values.shape[1]
+
 
 def distance_tiles(
     use: Devices, rows: int, query: FloatArray, gallery: FloatArray, norms: FloatArray
-) -> Iterator[list[Tile]]:
+) -> Iterator[Tile]:
     """Distances of a block of queries to the whole gallery, tile by tile, on the host.
 
     Args:
@@ -246,7 +251,7 @@ def distance_tiles(
         norms: (G,) float32 squared norms.
 
     Yields:
-        The tiles of all devices at one step, in gallery order.
+        The tiles of one device after the other, in gallery order.
     """
     query_block = use.put_queries(query, rows)
     columns = use.gallery_columns(rows, len(gallery), gallery.shape[1])
@@ -267,7 +272,7 @@ def distance_tiles(
             first = start + (shard.index[1].start or 0)
             if first < len(gallery):
                 tiles.append(Tile(first, np.asarray(shard.data)[: len(query), : len(gallery) - first]))
-        yield sorted(tiles, key=lambda tile: tile.start)
+        yield from sorted(tiles, key=lambda tile: tile.start)
 
 
 def _round_up(value: int, step: int) -> int:

@@ -106,10 +106,9 @@ def _nearest_on_cpu(
             _merge(value[here], index[here], row, values[row, column], column + tile.start)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for tiles in distance.distance_tiles(use, rows, query, gallery, norms):
-            for tile in tiles:
-                list(threads.map(functools.partial(merge_rows, tile), range(0, len(query), _ROWS_A_TASK)))
-                bar.update(tile.values.size)
+        for tile in distance.distance_tiles(use, rows, query, gallery, norms):
+            list(threads.map(functools.partial(merge_rows, tile), range(0, len(query), _ROWS_A_TASK)))
+            bar.update(tile.values.size)
     return index
 
 

@@ -1,0 +1,198 @@
+"""How many gallery items rank before each of some chosen ones: the one question a ranking metric has to ask.
+
+Two ways to count, chosen by measurement (docs/evaluation.md). On an accelerator, thresholds are compared with
+a tile of distances where the tile is computed, jitted. On a CPU, NumPy's vectorised sort of the tile's rows
+and a binary search beat every comparison XLA compiles, unless there are very few thresholds.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from mfg_jax.retrieval import distance
+from mfg_jax.retrieval.retrieval_set import BoolArray, FloatArray, IntArray
+
+_COMPARE_AT_MOST = 2  # relevant images of a query, up to which comparing beats sorting on a CPU
+_ROWS_A_TASK = 32  # rows one thread sorts at a time, so that its copy stays in the second-level cache
+_KEPT_VALUES = 2**26  # distances a block of queries may keep on the host: 256 MiB
+_THRESHOLDS_AT_ONCE = 32  # on an accelerator: distances of one query compared with a tile at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Pairs of a query and a gallery image of its identity, ordered by row, then by place in the gallery.
+
+    Attributes:
+        row: (P,) int64 row of the query in its block.
+        item: (P,) int64 gallery image.
+        junk: (P,) bool; excluded by the protocol.
+        first: (Q + 1,) int64; the pairs of row i are first[i]:first[i + 1].
+    """
+
+    row: IntArray
+    item: IntArray
+    junk: BoolArray
+    first: IntArray
+
+
+def count_nearer(
+    use: distance.Devices,
+    rows: int,
+    query: FloatArray,
+    gallery: FloatArray,
+    norms: FloatArray,
+    pairs: Pairs,
+) -> IntArray:
+    """How many gallery items rank before each pair's item, for a block of queries.
+
+    Args:
+        use: Devices to compute on.
+        rows: Rows of the block, padding included.
+        query: (Q, D) float32, Q at most `rows`.
+        gallery: (G, D) float32; may be memory-mapped.
+        norms: (G,) float32 squared norms.
+        pairs: P pairs of a row and an item.
+
+    Returns:
+        (P,) int64. Of items at the same distance, those earlier in the gallery rank before.
+    """
+    if use.on_cpu and rows * len(gallery) <= _KEPT_VALUES:
+        tiles = list(distance.distance_tiles(use, rows, query, gallery, norms))
+        threshold = np.empty(len(pairs.row), np.float32)
+        for tile in tiles:
+            inside = np.flatnonzero((pairs.item >= tile.start) & (pairs.item < tile.stop))
+            threshold[inside] = tile.values[pairs.row[inside], pairs.item[inside] - tile.start]
+        return _count_by_sorting(tiles, pairs, threshold)
+    threshold = distance.pair_distances(use.first, query, gallery, norms, pairs.row, pairs.item, pairs.first)
+    if use.on_cpu:
+        return _count_by_sorting(distance.distance_tiles(use, rows, query, gallery, norms), pairs, threshold)
+    return _count_by_comparing(use, rows, query, gallery, norms, pairs, threshold)
+
+
+def count_nearer_in(values: FloatArray, pairs: Pairs) -> IntArray:
+    """As `count_nearer`, (P,) int64, with the distances (Q, G) float32 at hand."""
+    return _count_by_sorting([distance.Tile(0, values)], pairs, values[pairs.row, pairs.item])
+
+
+def _count_by_sorting(tiles: Iterable[distance.Tile], pairs: Pairs, threshold: FloatArray) -> IntArray:
+    """Sorts each row of each tile and looks the thresholds up in it; on all cores."""
+    nearer = np.zeros(len(threshold), np.int64)
+    queries = len(pairs.first) - 1
+    # To count an equal distance too is to count what lies below the next larger number.
+    threshold_or_equal = np.nextafter(threshold, np.float32(np.inf))
+
+    def count_rows(tile: distance.Tile, start: int) -> None:
+        stop = min(start + _ROWS_A_TASK, queries)
+        here = slice(pairs.first[start], pairs.first[stop])
+        first = pairs.first[start : stop + 1] - here.start
+        if not first[-1]:
+            return
+        values = tile.values[start:stop]
+        row, item = pairs.row[here] - start, pairs.item[here] - tile.start
+        look_up = np.where(item >= values.shape[1], threshold_or_equal[here], threshold[here])
+        inside = np.flatnonzero((item >= 0) & (item < values.shape[1]))
+        below = nearer[here]
+        if np.diff(first).max() <= _COMPARE_AT_MOST:
+            below += [np.count_nonzero(values[r] < x) for r, x in zip(row, look_up, strict=True)]
+        else:
+            ordered = np.sort(values, axis=1)
+            found = np.concatenate(
+                [ordered[r].searchsorted(look_up[first[r] : first[r + 1]]) for r in range(stop - start)]
+            )
+            below += found
+            # In the tile that holds the pair's own item, look whether the next one is at the same distance.
+            following = np.minimum(found[inside] + 1, values.shape[1] - 1)
+            tied = (following == found[inside] + 1) & (ordered[row[inside], following] == look_up[inside])
+            inside = inside[tied]
+        # Of items at the same distance, only those before the pair's own count.
+        for pair in inside:
+            below[pair] += np.count_nonzero(values[row[pair], : item[pair]] == look_up[pair])
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for tile in tiles:
+            list(threads.map(functools.partial(count_rows, tile), range(0, queries, _ROWS_A_TASK)))
+    return nearer
+
+
+def _count_by_comparing(
+    use: distance.Devices,
+    rows: int,
+    query: FloatArray,
+    gallery: FloatArray,
+    norms: FloatArray,
+    pairs: Pairs,
+    threshold: FloatArray,
+) -> IntArray:
+    """Compares every threshold with every item of the tile where the tile is computed."""
+    most = max(1, int(np.diff(pairs.first).max()))
+    width = -(-most // _THRESHOLDS_AT_ONCE) * _THRESHOLDS_AT_ONCE
+    place = np.arange(len(threshold)) - pairs.first[pairs.row]
+    thresholds = np.full((rows, width), -np.inf, np.float32)
+    thresholds[pairs.row, place] = threshold
+    items = np.zeros((rows, width), np.int32)
+    items[pairs.row, place] = pairs.item
+    query_block = use.put_queries(query, rows)
+    columns = use.gallery_columns(rows, len(gallery), gallery.shape[1])
+    nearer = jnp.zeros((rows, width), jnp.int32)
+    for start in range(0, len(gallery), columns):
+        part = slice(start, start + columns)
+        nearer = _add_nearer(
+            nearer,
+            query_block,
+            *use.put_gallery(gallery[part], norms[part], columns),
+            thresholds,
+            items,
+            np.int32(start),
+            mesh=use.mesh,
+        )
+    return np.asarray(nearer)[pairs.row, place].astype(np.int64)
+
+
+@functools.partial(jax.jit, static_argnames="mesh", donate_argnames="nearer")
+def _add_nearer(
+    nearer: jax.Array,
+    query: jax.Array,
+    gallery: jax.Array,
+    norms: jax.Array,
+    thresholds: jax.Array,
+    items: jax.Array,
+    start: jax.Array,
+    *,
+    mesh: Mesh,
+) -> jax.Array:
+    """Adds to `nearer` (Q, H) int32 the items of one tile that rank before (threshold, item), both (Q, H)."""
+
+    def on_one_device(
+        query: jax.Array,
+        gallery: jax.Array,
+        norms: jax.Array,
+        thresholds: jax.Array,
+        items: jax.Array,
+        start: jax.Array,
+    ) -> jax.Array:
+        values = distance.block_distances(query, gallery, norms)
+        first = start + jax.lax.axis_index("gallery").astype(jnp.int32) * jnp.int32(gallery.shape[0])
+        place = first + jnp.arange(gallery.shape[0], dtype=jnp.int32)
+
+        def count(some: tuple[jax.Array, jax.Array]) -> jax.Array:
+            threshold, item = some[0][:, :, None], some[1][:, :, None]
+            equal_and_before = (values[:, None, :] == threshold) & (place[None, None, :] < item)
+            return jnp.sum((values[:, None, :] < threshold) | equal_and_before, axis=2, dtype=jnp.int32)
+
+        def in_groups(array: jax.Array) -> jax.Array:
+            return array.reshape(array.shape[0], -1, _THRESHOLDS_AT_ONCE).swapaxes(0, 1)
+
+        counts = jax.lax.map(count, (in_groups(thresholds), in_groups(items)))
+        return jax.lax.psum(counts.swapaxes(0, 1).reshape(thresholds.shape), "gallery")
+
+    return nearer + jax.shard_map(
+        on_one_device, mesh=mesh, in_specs=(P(), P("gallery"), P("gallery"), P(), P(), P()), out_specs=P()
+    )(query, gallery, norms, thresholds, items, start)
