@@ -90,8 +90,10 @@ def build(
                     # TFDS announces a download of unknown size on standard output.
                     with contextlib.redirect_stdout(io.StringIO()):
                         builder.download_and_prepare()
-        except OSError as error:
-            raise _explain_os_error(error, name, root) from error
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and _find_lack_of_room(error) is None:
+                raise
+            raise _explain_failed_write(error, name, root) from error
     _check_complete(builder)
     left_out = (builder.info.metadata or {}).get("left_out")
     if left_out:
@@ -162,8 +164,16 @@ def _remove_incomplete(folder: Path) -> None:
         shutil.rmtree(path)
 
 
-def _explain_os_error(error: OSError, name: str, root: Path) -> DatasetError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+def _find_lack_of_room(error: OSError | RuntimeError) -> int | None:
+    """The error number where a write failed for lack of room; array_record only tells it in its message."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(error, OSError):
+        return error.errno if error.errno in codes else None
+    return next((code for code in codes if os.strerror(code) in str(error)), None)
+
+
+def _explain_failed_write(error: OSError | RuntimeError, name: str, root: Path) -> DatasetError:
+    if _find_lack_of_room(error) is not None:
         free = shutil.disk_usage(root).free
         return DatasetError(
             f"There is no room to build {name} in {root}, where {free:,} bytes are free. A dataset takes "

@@ -174,18 +174,8 @@ def _check_index_files(root: Path, records: dict[str, list[Record]]) -> tuple[li
 
 def format_report(report: Report) -> str:
     """Writes a report as a table with notes, for a person to read."""
-    header = (
-        "split",
-        "images",
-        "official",
-        "ids",
-        "official",
-        "cameras",
-        "official",
-        "missing",
-        "unreadable",
-    )
-    rows = [header]
+    counted = ("images", "ids", "cameras")
+    rows = [["split", *(cell for noun in counted for cell in (noun, "official")), "missing", "unreadable"]]
     for split in report.splits:
         official = (split.official.images, split.official.ids, split.official.cameras)
         unreadable = f"{len(split.unreadable):,}" if report.decoded or split.unreadable else "not decoded"

@@ -111,7 +111,8 @@ def find_image_problem(data: bytes) -> str | None:
     """
     if not data:
         return "is an empty file"
-    if data.startswith(b"\xff\xd8"):
+    is_jpeg = data.startswith(b"\xff\xd8")
+    if is_jpeg:
         size = _read_jpeg_size(data)
     elif data.startswith(_PNG_SIGNATURE):
         size = _read_png_size(data)
@@ -124,12 +125,13 @@ def find_image_problem(data: bytes) -> str | None:
         return f"has a size of {width:,} x {height:,} pixels"
     if height * width > MAX_PIXELS:
         return f"has {width:,} x {height:,} pixels, more than the {MAX_PIXELS:,} allowed, and was not decoded"
-    if data.startswith(b"\xff\xd8") and _END_OF_IMAGE not in data[_find_scan(data) :]:
+    if is_jpeg and _END_OF_IMAGE not in data[_find_scan(data) :]:
         # Some decoders fill what is missing with grey and say nothing.
         return "is cut off (the end-of-image marker is missing)"
     try:
-        # An eighth of the size: every coded block is still read, at a quarter of the time.
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_COLOR_8)
+        # A JPEG at an eighth of its size: every coded block is still read, in a quarter of the time.
+        mode = cv2.IMREAD_REDUCED_COLOR_8 if is_jpeg else cv2.IMREAD_COLOR
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
     except cv2.error:
         image = None
     return "does not decode" if image is None else None

@@ -94,7 +94,7 @@ def find_release(release: Release, manual_dir: str | os.PathLike[str], extract_d
 
 
 def find_unpacked_release(release: Release, manual_dir: str | Path) -> Path | None:
-    """Finds a release's root folder as `find_release` does; None where there is only an archive or nothing."""
+    """Finds a release's root folder as `find_release` does; None where there is an archive or nothing."""
     path = Path(manual_dir).expanduser()
     return _find_root(release, path) if path.is_dir() else None
 

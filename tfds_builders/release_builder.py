@@ -170,6 +170,9 @@ class ReleaseBuilder(tfds.core.ShardBasedBuilder):
                     "out; results are then not comparable with others'."
                 )
             logging.warning("%s. They were left out.", summary)
+            for split in self.info.splits.values():
+                if split.num_examples == 0:
+                    raise DatasetError(f"{summary}. No picture of the split {split.name} can be read.")
         self.info.metadata["lists"] = self._lists
         self.info.metadata["left_out"] = dict(sorted(self._problems.items()))
         self._verify_shards()

@@ -110,10 +110,10 @@ def read_annotations(root: str | Path) -> dict[str, list[Record]]:
         }
         if shared:
             logging.warning(
-                "%s: %s of the split train also in query or gallery (%s). Results on vehicles seen in "
+                "%s: the split train shares %s with query or gallery (%s). Results on vehicles seen in "
                 "training say little about new ones.",
                 source,
-                count_of(len(shared), "identity is", "identities are"),
+                count_of(len(shared), "identity", "identities"),
                 join_names(str(id_) for id_ in sorted(shared)),
             )
     return splits
@@ -185,10 +185,11 @@ def _iterate_csv(path: Path) -> Iterator[_Row]:
 def _iterate_parquet(path: Path) -> Iterator[_Row]:
     try:
         table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        columns, rows = table.column_names, table.to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"The manifest {path} is no readable Parquet file: {error}") from None
-    _check_columns(path, table.column_names)
-    for number, values in enumerate(table.to_pylist(), start=1):
+    _check_columns(path, columns)
+    for number, values in enumerate(rows, start=1):
         yield _Row(
             f"{path}, row {number}",
             {name: "" if value is None else str(value).strip() for name, value in values.items()},
