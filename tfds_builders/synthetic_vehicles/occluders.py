@@ -21,7 +21,7 @@ _KIND_SHARES = {"light": (0.4, 0.35, 0.25), "heavy": (0.1, 0.4, 0.5)}
 
 def _coverage(mask: np.ndarray, box: np.ndarray) -> float:
     x0, y0, x1, y1 = box.tolist()
-    return float(mask[y0:y1, x0:x1].mean())
+    return cv2.countNonZero(mask[y0:y1, x0:x1]) / ((y1 - y0) * (x1 - x0))
 
 
 def _pole(
@@ -35,7 +35,7 @@ def _pole(
     """A post or sign, shaded as a cylinder."""
     rows = canvas.shape[0]
     x0, _, x1, _ = box.tolist()
-    width = share * (x1 - x0)
+    width = max(1.0, share * (x1 - x0) - 1)  # filling adds half a pixel on either side
     left = x0 + rng.random() * (x1 - x0 - width)
     lean = rng.uniform(-0.04, 0.04) * rows
     light = np.clip(camera.ambient_rgb + 0.5 * camera.sun_rgb, 0, 1.2)
@@ -77,9 +77,8 @@ def _foliage(
     order = rng.random(count)
     used = 0
     while used < count and _coverage(mask, box) < share:
-        for index in range(used, min(used + 3, count)):
-            cv2.ellipse(mask, centres[index], axes[index], angles[index], 0, 360, 1, cv2.FILLED)
-        used = min(used + 3, count)
+        cv2.ellipse(mask, centres[used], axes[used], angles[used], 0, 360, 1, cv2.FILLED)
+        used += 1
     for index in np.argsort(order[:used]).tolist():
         cv2.ellipse(canvas, centres[index], axes[index], angles[index], 0, 360, colors[index], cv2.FILLED)
 
@@ -106,7 +105,7 @@ def _vehicle(
     points = (plane - plane.min(axis=0)) * scale
     size = np.ceil(extent * scale).astype(int) + 1
     # Its own small silhouette; then the shift is found by counting, without drawing again.
-    shrink = 4
+    shrink = max(1, columns // 64)
     small = silhouette(
         mesh,
         np.rint(points * (16 / shrink)).astype(np.int32),
@@ -159,7 +158,7 @@ def paint_occluder(
     if high == 0.0:
         return mask
     # Aim a little inside the level's range: pixels round the share up or down.
-    share = rng.uniform(low + 0.1 * (high - low), high - 0.1 * (high - low))
+    share = rng.uniform(low + 0.1 * (high - low), high - 0.2 * (high - low))
     kind = _KINDS[int(rng.choice(3, p=_KIND_SHARES[level]))]
     if kind == "pole":
         _pole(canvas, mask, box, share, camera, rng)
