@@ -6,7 +6,9 @@ import dataclasses
 import itertools
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
 import cv2
@@ -16,6 +18,8 @@ from tfds_builders.errors import DatasetError
 from tfds_builders.synthetic_vehicles.camera import CameraStyle
 from tfds_builders.synthetic_vehicles.render import box_aspect, render
 
+# Starting processes takes about a second, in which one core takes this many pictures.
+_FEW_PICTURES = 300
 _CHUNKS_AHEAD = 4  # chunks in flight per worker: keeps workers busy and memory small
 
 
@@ -83,15 +87,25 @@ def default_workers() -> int:
 
 
 def _start_worker() -> None:
+    """Makes a worker process use one core, and end when its parent ends, even if that one was killed."""
     cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def take_all(chunks: Iterable[list[Picture]], workers: int) -> Iterator[list[bytes]]:
+def take_all(chunks: Sequence[list[Picture]], workers: int) -> Iterator[list[bytes]]:
     """Takes chunks of pictures in worker processes; results come in the order of the chunks.
 
     Args:
         chunks: Lists of pictures; best one identity each.
-        workers: Number of processes; 1 works in this process.
+        workers: Number of processes; with 1, or with few pictures, this process does the work.
 
     Yields:
         For each chunk, its JPEG files.
@@ -99,7 +113,7 @@ def take_all(chunks: Iterable[list[Picture]], workers: int) -> Iterator[list[byt
     Raises:
         DatasetError: When a worker process dies.
     """
-    if workers <= 1:
+    if workers <= 1 or sum(map(len, chunks)) <= _FEW_PICTURES:
         yield from map(take_chunk, chunks)
         return
     # Spawned, not forked: the parent may hold threads (JAX, TFDS), and a fork of those may deadlock.

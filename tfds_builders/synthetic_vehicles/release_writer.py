@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def _claim(out: Path, plan: ReleasePlan) -> None:
 
 def _write(out: Path, name: str, data: bytes) -> None:
     """Writes under a temporary name, then renames: a file that has its name is complete."""
-    temporary = out / _PARTIAL / "file"
+    temporary = out / _PARTIAL / str(os.getpid())
     temporary.write_bytes(data)
     temporary.replace(out / name)
 
@@ -93,7 +94,7 @@ def write_release(plan: ReleasePlan, out: Path, workers: int, *, progress: bool 
         with tqdm(
             total=len(plan.pictures), initial=done, unit="image", desc=out.name, disable=not progress
         ) as bar:
-            files = take_all(([picture for _, picture in chunk] for chunk in chunks), workers)
+            files = take_all([[picture for _, picture in chunk] for chunk in chunks], workers)
             for chunk, encoded in zip(chunks, files, strict=True):
                 for (name, _), data in zip(chunk, encoded, strict=True):
                     _write(out, name, data)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from tfds_builders.synthetic_vehicles.camera import SURVEILLANCE
 from tfds_builders.synthetic_vehicles.identity import describe
+from tfds_builders.synthetic_vehicles.occluders import OCCLUSION_LEVELS
 from tfds_builders.synthetic_vehicles.pictures import Picture, chunks_by_identity, default_workers, take_all
 
 # TFDS keeps a shard in memory while it writes it: some 100 MB of pictures at 128 px.
@@ -56,11 +57,22 @@ class SyntheticVehiclesConfig(tfds.core.BuilderConfig):
 
     def __post_init__(self) -> None:
         """Refuses numbers that cannot be met."""
+        problem = None
         if not self.queries <= self.test_cameras <= self.cameras:
-            raise ValueError(
-                f"SyntheticVehiclesConfig {self.name!r}: queries ({self.queries}) must be at most test_cameras "
-                f"({self.test_cameras}), which must be at most cameras ({self.cameras})"
+            problem = (
+                f"queries ({self.queries}) must be at most test_cameras ({self.test_cameras}), which must be at "
+                f"most cameras ({self.cameras})"
             )
+        elif self.test_cameras < 2:
+            problem = (
+                f"test_cameras is {self.test_cameras}; expected 2 or more, since only other cameras count"
+            )
+        elif self.occlusion not in OCCLUSION_LEVELS:
+            problem = f"occlusion is {self.occlusion!r}; expected one of {', '.join(OCCLUSION_LEVELS)}"
+        elif self.image_size < 16:
+            problem = f"image_size is {self.image_size}; expected 16 or more pixels"
+        if problem is not None:
+            raise ValueError(f"SyntheticVehiclesConfig {self.name!r}: {problem}.")
 
 
 def plan_splits(config: SyntheticVehiclesConfig) -> dict[str, list[Picture]]:

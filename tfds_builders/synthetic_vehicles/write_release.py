@@ -56,9 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     begin = time.perf_counter()
     try:
-        plan = _plan(options.format, options.scale, options.seed)
         if options.workers < 1:
             raise DatasetError(f"--workers is {options.workers}; expected 1 or more.")
+        plan = _plan(options.format, options.scale, options.seed)
         resumed = write_release(plan, options.out, options.workers)
     except DatasetError as error:
         print(f"Error: {error}", file=sys.stderr)
