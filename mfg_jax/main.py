@@ -92,9 +92,9 @@ def _run(arguments: Sequence[str]) -> None:
 
         train.train_and_evaluate(config, workdir)
     else:
-        from mfg_jax import evaluate
+        from mfg_jax import evaluation
 
-        evaluate.evaluate_checkpoint(config, workdir, _STEP.value)
+        evaluation.evaluate_checkpoint(config, workdir, _STEP.value)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import optax
 from jax import Array
 from ml_collections import ConfigDict
 
-from mfg_jax import checkpoint, embedding, evaluate, losses, parallel, run_description
+from mfg_jax import checkpoint, embedding, evaluation, losses, parallel, run_description
 from mfg_jax import config as configs
 from mfg_jax.data import loader, sampling, source
 from mfg_jax.data.augment import augment, image_keys
@@ -174,12 +174,12 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
     A run that was stopped continues from its newest checkpoint, bit for bit as if it had not been.
 
     Args:
-            config: with the fields of `configs/default.py`.
-            workdir: of the run; made where missing.
+        config: with the fields of `configs/default.py`.
+        workdir: of the run; made where missing.
 
     Raises:
-            UserError: the configuration cannot be used, or the directory holds another run.
-            tfds_builders.errors.DatasetError: the dataset is missing or malformed.
+        UserError: the configuration cannot be used, or the directory holds another run.
+        tfds_builders.errors.DatasetError: the dataset is missing or malformed.
     """
     started = time.monotonic()
     mesh = parallel.make_mesh()
@@ -197,7 +197,7 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
         run_description.write(workdir, settings)
 
     split = open_train_split(config)
-    test_splits = evaluate.open_splits(config)
+    test_splits = evaluation.open_splits(config)
     index = sampling.index_identities(split.ids)
     steps_per_epoch, total_steps = count_steps(config, len(split), index.num_identities)
     logger.info(
@@ -244,12 +244,8 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
     )
     forward = embedding.make_forward(model, mesh, flip=config.evaluate.flip)
     evaluate_state = functools.partial(
-        evaluate.evaluate_variables, forward, splits=test_splits, mesh=mesh, config=config, workdir=workdir
+        evaluation.evaluate_variables, forward, splits=test_splits, mesh=mesh, config=config, workdir=workdir
     )
-    if first_step == 0 and config.evaluate.untrained:
-        logger.info("Evaluating the untrained network.")
-        figures = evaluate.headline(evaluate_state(state.variables, step=0))
-
     batches = loader.train_batches(
         split,
         index,
@@ -279,6 +275,11 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
     )
     pending: list[Metrics] = []
     with MetricWriter(workdir, first_step=first_step, active=writes) as writer, manager:
+        if first_step == 0 and config.evaluate.untrained:
+            logger.info("Evaluating the untrained network.")
+            figures = evaluation.headline(evaluate_state(state.variables, step=0))
+            writer.write(0, {f"evaluation/{name}": value for name, value in figures.items()})
+        line.restart()
         for step, batch in enumerate(batches, start=first_step + 1):
             state, metrics = train_step(state, parallel.place_batch(batch, mesh, config.parallel.mapping))
             pending.append(metrics)
@@ -293,7 +294,7 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
 
             figures = None
             if ends or (steps_into_epoch == 0 and epoch % config.evaluate.every_epochs == 0):
-                figures = evaluate.headline(evaluate_state(state.variables, step=step))
+                figures = evaluation.headline(evaluate_state(state.variables, step=step))
                 writer.write(step, {f"evaluation/{name}": value for name, value in figures.items()})
             if figures is not None or step % (config.checkpoint.every_steps or steps_per_epoch) == 0:
                 checkpoint.save(
@@ -306,7 +307,7 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
                 )
                 line.restart()
     if writes:
-        print(evaluate.summarise(workdir, last_step=total_steps))
+        print(evaluation.summarise(workdir, last_step=total_steps))
         print(f"Results, pictures and checkpoints are in {workdir}.")
         logger.info(
             "Done in %s; peak memory %.2f GiB.",
@@ -327,7 +328,7 @@ def count_steps(config: ConfigDict, images: int, identities: int) -> tuple[int, 
     """Steps of an epoch and of the whole run.
 
     Raises:
-            UserError: the training split is too small for one batch.
+        UserError: the training split is too small for one batch.
     """
     per_identity, batch_size = config.train.images_per_identity, config.train.batch_size
     if images < batch_size or identities * per_identity < batch_size:
@@ -352,7 +353,7 @@ def mean_metrics(pending: Sequence[Metrics], step: int) -> dict[str, float]:
     """Fetches the metrics of the last steps from the device and averages each.
 
     Raises:
-            UserError: the loss was not finite; nothing of these steps has been saved yet.
+        UserError: the loss was not finite; nothing of these steps has been saved yet.
     """
     fetched = jax.device_get(list(pending))
     scalars = {name: float(np.mean([metrics[name] for metrics in fetched])) for name in fetched[0]}

@@ -87,13 +87,13 @@ def evaluate_variables(
     """Evaluates a network by the configured protocol, and writes `results/step_<step>.json` and the ranked lists.
 
     Args:
-            forward: from `mfg_jax.embedding.make_forward`, on the same mesh.
-            variables: the network's.
-            splits: by name, those the protocol needs.
-            mesh: the devices.
-            config: `evaluate` and `data` are read, and all of it is stored with the result.
-            step: optimizer steps that led to `variables`.
-            workdir: where the result goes; process 0 writes.
+        forward: from `mfg_jax.embedding.make_forward`, on the same mesh.
+        variables: the network's.
+        splits: by name, those the protocol needs.
+        mesh: the devices.
+        config: `evaluate` and `data` are read, and all of it is stored with the result.
+        step: optimizer steps that led to `variables`.
+        workdir: where the result goes; process 0 writes.
     """
     protocol = get_protocol(config.evaluate.protocol)
     sets = {
@@ -141,13 +141,13 @@ def evaluate_checkpoint(config: ConfigDict, workdir: pathlib.Path, step: int | N
     The network is rebuilt from what the checkpoint says; the configuration decides dataset, protocol and batch size.
 
     Args:
-            config: with the fields of `configs/default.py`.
-            workdir: of a run that saved a checkpoint.
-            step: which checkpoint; None for the newest.
+        config: with the fields of `configs/default.py`.
+        workdir: of a run that saved a checkpoint.
+        step: which checkpoint; None for the newest.
 
     Raises:
-            UserError: there is no such checkpoint, or the configuration cannot be used.
-            tfds_builders.errors.DatasetError: the dataset is missing or malformed.
+        UserError: there is no such checkpoint, or the configuration cannot be used.
+        tfds_builders.errors.DatasetError: the dataset is missing or malformed.
     """
     mesh = parallel.make_mesh()
     configs.check(config, mesh.size, jax.process_count())

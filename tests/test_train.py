@@ -1,0 +1,168 @@
+"""The training step: the same on any number of devices and by either mapping, and a sound gradient."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+
+from mfg_jax import losses, parallel, train
+from mfg_jax.data import augment
+from mfg_jax.models import MFGNet
+
+MODEL = {
+    "num_identities": 6,
+    "depth": 10,
+    "width": 8,
+    "stem_stride": 2,
+    "head_width": 16,
+    "granularities": (1, 2),
+}
+SIZE = 32
+AUGMENTATION = {
+    "flip_probability": 0.5,
+    "crop_padding": 2,
+    "erase_probability": 0.5,
+    "brightness": 0.2,
+    "contrast": 0.2,
+    "saturation": 0.2,
+}
+WEIGHTS = train.LossWeights(
+    label_smoothing=0.1,
+    identity_weight=1.0,
+    triplet_weight=1.0,
+    triplet_margin=0.3,
+    triplet_soft_margin=False,
+)
+
+
+@functools.cache
+def _model() -> MFGNet:
+    return MFGNet(axis_name=parallel.AXIS, **MODEL)
+
+
+@functools.cache
+def _optimizer() -> optax.GradientTransformation:
+    return optax.sgd(0.02, momentum=0.9)
+
+
+@functools.cache
+def _initial_state() -> train.TrainState:
+    """On the host: a step consumes what it is given."""
+    return jax.device_get(
+        train.create_train_state(_model(), _optimizer(), seed=3, height=SIZE, width=SIZE)
+    )
+
+
+def _batches(steps: int) -> list[dict[str, np.ndarray]]:
+    """Batches of 8 images; identities are spread so that most triplets span devices."""
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "image": rng.integers(0, 256, (8, SIZE, SIZE, 3), dtype=np.uint8),
+            "label": np.array([0, 1, 2, 3, 0, 1, 2, 3], np.int32),
+        }
+        for _ in range(steps)
+    ]
+
+
+@functools.cache
+def _step(devices: int, mapping: str) -> tuple[Mesh, Callable]:
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    step = train.make_train_step(
+        _model(), _optimizer(), seed=3, weights=WEIGHTS, augmentation=AUGMENTATION
+    )
+    return mesh, parallel.map_step(step, mesh, mapping)
+
+
+def _run(devices: int, mapping: str, steps: int) -> tuple[list[float], train.TrainState]:
+    mesh, step = _step(devices, mapping)
+    state = parallel.replicate(_initial_state(), mesh)
+    curve = []
+    for batch in _batches(steps):
+        state, metrics = step(state, parallel.place_batch(batch, mesh, mapping))
+        curve.append(float(metrics["loss"]))
+    return curve, jax.device_get(state)
+
+
+@pytest.fixture(scope="module")
+def on_one_device() -> tuple[list[float], train.TrainState]:
+    """Losses and final state of ten steps on one device."""
+    return _run(1, "shard_map", 10)
+
+
+@pytest.mark.parametrize(("devices", "mapping"), [(4, "shard_map"), pytest.param(4, "pmap", marks=pytest.mark.slow)])
+def test_losses_do_not_depend_on_devices_or_mapping(on_one_device, devices, mapping):
+    expected, expected_state = on_one_device
+    curve, state = _run(devices, mapping, 10)
+    np.testing.assert_allclose(curve, expected, rtol=1e-4)
+    assert int(state.step) == 10
+    # Running means and variances are of the global batch.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+        state.batch_stats,
+        expected_state.batch_stats,
+    )
+
+
+def test_a_step_is_bit_equal_to_itself(on_one_device):
+    curve, state = _run(1, "shard_map", 10)
+    assert curve == on_one_device[0]
+    jax.tree.map(np.testing.assert_array_equal, state, on_one_device[1])
+
+
+def test_four_devices_take_the_gradient_of_the_global_batch(on_one_device):
+    """One step against the plain definition: no mapping, no axis, the whole batch at once."""
+    state = _initial_state()
+    model = MFGNet(**MODEL)
+    batch = _batches(1)[0]
+    labels = jnp.asarray(batch["label"])
+
+    @jax.jit
+    def loss_and_gradient(params):
+        def loss(params):
+            keys = augment.image_keys(jnp.uint32(3), jnp.int32(0), jnp.int32(0), 8)
+            images = augment.augment(keys, jnp.asarray(batch["image"]), **AUGMENTATION)
+            output, _ = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            triplets = [
+                losses.batch_hard_triplet(
+                    features, labels, features, labels, jnp.arange(8, dtype=jnp.int32), 0.3
+                )
+                for features in output.global_features
+            ]
+            return losses.smoothed_cross_entropy(output.logits, labels, 0.1) + sum(triplets) / len(triplets)
+
+        return jax.value_and_grad(loss)(params)
+
+    expected_loss, gradient = loss_and_gradient(state.params)
+    mesh = parallel.make_mesh(jax.devices()[:4])
+    # With this optimizer a step subtracts exactly the gradient.
+    step = parallel.map_step(
+        train.make_train_step(_model(), optax.sgd(1.0), seed=3, weights=WEIGHTS, augmentation=AUGMENTATION),
+        mesh,
+    )
+    before = state.replace(opt_state=optax.sgd(1.0).init(state.params))
+    after, metrics = step(parallel.replicate(before, mesh), parallel.place_batch(batch, mesh))
+    np.testing.assert_allclose(float(metrics["loss"]), float(expected_loss), rtol=1e-5)
+    scale = float(optax.tree.norm(gradient))
+    for old, new, slope in zip(
+        *(jax.tree.leaves(tree) for tree in (state.params, after.params, gradient)), strict=True
+    ):
+        np.testing.assert_allclose(old - np.asarray(new), slope, atol=1e-5 * scale)
+
+
+def test_initial_weights_are_a_function_of_the_seed():
+    one = _initial_state()
+    other = train.create_train_state(_model(), _optimizer(), seed=4, height=SIZE, width=SIZE)
+    assert not np.array_equal(
+        one.params["trunk"]["stem"]["conv"]["kernel"], other.params["trunk"]["stem"]["conv"]["kernel"]
+    )
