@@ -111,7 +111,7 @@ def _lettering(builder: MeshBuilder, body: Body, mark: Mark) -> None:
     for patch in surfaces:
         tall = patch.height > 1.5
         letter = (0.34 if tall else 0.17) / patch.height
-        unit = (0.42 if tall else 0.17) / patch.width
+        unit = max(0.42 if tall else 0.17, 0.05 * patch.width) / patch.width
         lines = 2 if mark.shape == "two lines" else 1
         for line in range(lines):
             v = (0.62 if tall else 0.60) - line * 1.6 * letter + 0.12 * (mark.place[1] - 0.5)
@@ -148,22 +148,23 @@ def _roof_mark(builder: MeshBuilder, body: Body, mark: Mark) -> None:
     x0, x1 = float(corners[:, 0].min()), float(corners[:, 0].max())
     half, z = float(corners[:, 1].max()), float(corners[0, 2])
     length = x1 - x0
+    thick = 0.05 if length < 4 else 0.12  # visible on a bus, which is seen from farther away
     color = MARK_COLORS[mark.color]
     part = Part.ROOF
     if mark.kind == "roof crossbars":
         for share in np.linspace(0.2, 0.8, 2 + round(2 * mark.size)):
             x = x0 + share * length
-            builder.add_box((x - 0.05, -half, z + 0.07), (x + 0.05, half, z + 0.13), color, part)
+            builder.add_box((x - thick, -half, z + 0.07), (x + thick, half, z + 0.13), color, part)
     elif mark.kind == "roof rails":
         for side in (-1.0, 1.0):
             y = side * 0.88 * half
-            builder.add_box((x0 + 0.05, y - 0.05, z), (x1 - 0.05, y + 0.05, z + 0.13), color, part)
+            builder.add_box((x0 + 0.05, y - thick, z), (x1 - 0.05, y + thick, z + 0.13), color, part)
     elif mark.kind == "roof hatch":
         u, v = 0.3 + 0.4 * mark.place[0], 0.3 + 0.4 * mark.place[1]
         du, dv = 0.28, min(0.28, 0.5 / length)
         _lay(builder, patch, _rectangle(u - du, u + du, v - dv, v + dv), _BLACK, 5, Material.GLASS)
     elif mark.kind == "roof box":
-        reach = min(0.45 * length, 0.5 + 0.5 * mark.size)
+        reach = min(0.45 * length, (0.5 + 0.5 * mark.size) * thick / 0.05)
         x, y = (x0 + x1) / 2, 0.5 * half * (mark.place[0] - 0.5)
         builder.add_box((x - reach, y - 0.36, z + 0.05), (x + reach, y + 0.36, z + 0.32), color, part)
     elif mark.kind == "roof lamp bar":
@@ -179,7 +180,7 @@ def _roof_mark(builder: MeshBuilder, body: Body, mark: Mark) -> None:
             _lay(builder, body.patches["box_roof"], _rectangle(0.03, 0.97, v0, v0 + 0.4), color, 4)
     elif mark.kind == "roof fin":
         x, y = x0 + 0.15 * length, 0.7 * half * (2 * round(2 * mark.place[0]) / 2 - 1)
-        builder.add_box((x - 0.16, y - 0.05, z), (x + 0.10, y + 0.05, z + 0.24), color, part)
+        builder.add_box((x - 3 * thick, y - thick, z), (x + 2 * thick, y + thick, z + 0.24), color, part)
 
 
 def _dent(builder: MeshBuilder, body: Body, mark: Mark) -> None:
@@ -241,7 +242,7 @@ def _add_mark(builder: MeshBuilder, body: Body, mark: Mark) -> None:
         case "door emblem":
             for index, patch in enumerate(_sides(body, box=True)):
                 u = 0.25 + 0.5 * mark.place[0]
-                metres = (0.34 + 0.16 * mark.size) * (2.4 if patch.height > 1.5 else 1.0)
+                metres = (0.34 + 0.16 * mark.size) * (2.4 if patch.height > 1.5 else large)
                 _emblem(builder, patch, mark, 1 - u if index else u, 0.55, metres)
         case "tail emblem":
             metres = (0.26 + 0.12 * mark.size) * (2.2 if rear_high is not tail else 1.0)

@@ -168,8 +168,12 @@ def _visible_quads(scenery: Scenery, view: View, window: np.ndarray) -> list[tup
     low, high = plane.min(axis=1), plane.max(axis=1)
     outside = (high < window[:2]).any(axis=1) | (low > window[2:]).any(axis=1)
     crossing = np.logical_and(near.any(axis=1), ~near.all(axis=1))
+    # A wall on the camera's own side of the road stands behind the camera or would hide the road: left out.
+    wall_y = np.where(scenery.quads[:, :, 2].max(axis=1) > 0, scenery.quads[:, 0, 1], 0)
+    wrong_side = (view.position[1] - wall_y) * np.sign(wall_y) > 0
+    seen = np.logical_and(crossing | ~(outside | near.all(axis=1)), ~wrong_side)
     result = []
-    for index in np.flatnonzero(crossing | ~(outside | near.all(axis=1))).tolist():
+    for index in np.flatnonzero(seen).tolist():
         if crossing[index]:
             result.append((index, view.project(_clip_near(scenery.quads[index], view))[0]))
         else:
