@@ -140,19 +140,9 @@ def _count_by_comparing(
     items = np.zeros((rows, width), np.int32)
     items[pairs.row, place] = pairs.item
     query_block = use.put_queries(query, rows)
-    columns = use.gallery_columns(rows, len(gallery), gallery.shape[1])
     nearer = jnp.zeros((rows, width), jnp.int32)
-    for start in range(0, len(gallery), columns):
-        part = slice(start, start + columns)
-        nearer = _add_nearer(
-            nearer,
-            query_block,
-            *use.put_gallery(gallery[part], norms[part], columns),
-            thresholds,
-            items,
-            np.int32(start),
-            mesh=use.mesh,
-        )
+    for start, *part in distance.gallery_parts(use, rows, gallery, norms):
+        nearer = _add_nearer(nearer, query_block, *part, thresholds, items, np.int32(start), mesh=use.mesh)
     return np.asarray(nearer)[pairs.row, place].astype(np.int64)
 
 

@@ -141,12 +141,13 @@ def block_distances(query: jax.Array, gallery: jax.Array, gallery_norms: jax.Arr
     return gallery_norms[None, :] - jnp.float32(2) * products
 
 
-def checked_squared_norms(features: FloatArray, name: str) -> FloatArray:
+def checked_squared_norms(features: FloatArray, name: str, first_row: int = 0) -> FloatArray:
     """Squared norm of each embedding, and with it the check that every number is usable.
 
     Args:
         features: (N, D) float32; may be memory-mapped.
         name: What the error message calls the set.
+        first_row: Number of the first row, for the error message.
 
     Returns:
         (N,) float32.
@@ -171,9 +172,9 @@ def checked_squared_norms(features: FloatArray, name: str) -> FloatArray:
         bad = features[row][~np.isfinite(features[row])]
         reason = f"holds {bad[0]}" if len(bad) else "is so large that distances overflow float32"
         raise UserError(
-            f"Row {row} of the {name} features {reason}; {int((~usable).sum())} of {len(features)} rows "
-            "cannot be used, because distances to them would mean nothing. Look at these images, or at the "
-            "checkpoint they were embedded with."
+            f"Row {first_row + row} of the {name} features {reason}; {int((~usable).sum())} of "
+            f"{len(features)} rows cannot be used, because distances to them would mean nothing. Look at "
+            "these images, or at the checkpoint they were embedded with."
         )
     return norms
 
@@ -238,8 +239,30 @@ class Tile:
         return self.start + self.values.shape[1]
 
 
+def gallery_parts(
+    use: Devices, rows: int, gallery: FloatArray, norms: FloatArray | None
+) -> Iterator[tuple[int, jax.Array, jax.Array]]:
+    """The gallery, part by part, on the devices.
+
+    Args:
+        use: Devices to put it on.
+        rows: Rows of the query block it is to meet.
+        gallery: (G, D) float32; may be memory-mapped.
+        norms: (G,) float32 squared norms; None computes (and checks) them part by part.
+
+    Yields:
+        The part's first item, its features and its squared norms.
+    """
+    columns = use.gallery_columns(rows, len(gallery), gallery.shape[1])
+    for start in range(0, len(gallery), columns):
+        part = gallery[start : start + columns]
+        known = None if norms is None else norms[start : start + columns]
+        part_norms = checked_squared_norms(part, "gallery", start) if known is None else known
+        yield start, *use.put_gallery(part, part_norms, columns)
+
+
 def distance_tiles(
-    use: Devices, rows: int, query: FloatArray, gallery: FloatArray, norms: FloatArray
+    use: Devices, rows: int, query: FloatArray, gallery: FloatArray, norms: FloatArray | None
 ) -> Iterator[Tile]:
     """Distances of a block of queries to the whole gallery, tile by tile, on the host.
 
@@ -248,31 +271,28 @@ def distance_tiles(
         rows: Rows of the block, padding included.
         query: (Q, D) float32, Q at most `rows`.
         gallery: (G, D) float32; may be memory-mapped.
-        norms: (G,) float32 squared norms.
+        norms: (G,) float32 squared norms; None computes (and checks) them tile by tile.
 
     Yields:
         The tiles of one device after the other, in gallery order.
     """
     query_block = use.put_queries(query, rows)
-    columns = use.gallery_columns(rows, len(gallery), gallery.shape[1])
 
-    def launch(start: int) -> jax.Array:
-        part = slice(start, start + columns)
-        return ranking_distances(
-            query_block, *use.put_gallery(gallery[part], norms[part], columns), mesh=use.mesh
-        )
-
-    upcoming = launch(0)
-    for start in range(0, len(gallery), columns):
-        current = upcoming
-        if start + columns < len(gallery):
-            upcoming = launch(start + columns)  # computed while the caller works on the current one
-        tiles = []
-        for shard in current.addressable_shards:
+    def on_host(start: int, values: jax.Array) -> Iterator[Tile]:
+        for shard in sorted(values.addressable_shards, key=lambda shard: shard.index[1].start or 0):
             first = start + (shard.index[1].start or 0)
             if first < len(gallery):
-                tiles.append(Tile(first, np.asarray(shard.data)[: len(query), : len(gallery) - first]))
-        yield from sorted(tiles, key=lambda tile: tile.start)
+                yield Tile(first, np.asarray(shard.data)[: len(query), : len(gallery) - first])
+
+    waiting: tuple[int, jax.Array] | None = None
+    for start, features, part_norms in gallery_parts(use, rows, gallery, norms):
+        # The next step is launched before the caller gets, and works on, the one that is done.
+        launched = ranking_distances(query_block, features, part_norms, mesh=use.mesh)
+        if waiting is not None:
+            yield from on_host(*waiting)
+        waiting = (start, launched)
+    if waiting is not None:
+        yield from on_host(*waiting)
 
 
 def _round_up(value: int, step: int) -> int:

@@ -1,5 +1,6 @@
 """The nearest gallery images of each query, in a gallery of any size."""
 
+import dataclasses
 import functools
 import os
 from collections.abc import Sequence
@@ -60,126 +61,155 @@ def search(
     if block_size is not None and block_size < 1:
         raise UserError(f"block_size is {block_size}; it must be at least 1.")
     distance.checked_squared_norms(query, "query")
-    norms = distance.checked_squared_norms(gallery, "gallery")
     use = distance.use_devices(devices)
     rows = use.query_rows(len(query), block_size)
-    find = _nearest_on_cpu if use.on_cpu else _nearest_on_accelerator
     indices = np.empty((len(query), k), np.int64)
     distances = np.empty((len(query), k), np.float32)
-    with tqdm(
-        total=len(query) * len(gallery), desc="search", unit="pair", unit_scale=True, disable=not progress
-    ) as bar:
+    pairs = len(query) * len(gallery)
+    with tqdm(total=pairs, desc="search", unit="pair", unit_scale=True, disable=not progress) as bar:
         for start in range(0, len(query), rows):
             block = query[start : start + rows]
+            nearest = nearest_of_block(use, rows, block, gallery, None, k, bar)
             here = slice(start, start + len(block))
-            indices[here], distances[here] = _refine(
-                block, gallery, find(use, rows, block, gallery, norms, k, bar)
-            )
+            indices[here], distances[here] = _refine(block, gallery, nearest.index)
     return indices, distances
 
 
-def _nearest_on_cpu(
+@dataclasses.dataclass(frozen=True)
+class Nearest:
+    """The nearest items of a block of queries, by ranking distance (see `distance`).
+
+    Attributes:
+        index: (Q, k) int64.
+        value: (Q, k) float32 ranking distances, ascending.
+        farthest: (Q,) float32 ranking distance of the farthest item.
+    """
+
+    index: IntArray
+    value: FloatArray
+    farthest: FloatArray
+
+
+def nearest_of_block(
     use: distance.Devices,
     rows: int,
     query: FloatArray,
     gallery: FloatArray,
-    norms: FloatArray,
+    norms: FloatArray | None,
     k: int,
     bar: tqdm,
-) -> IntArray:
-    """(Q, k) int64: per tile, keeps what lies nearer than the k-th nearest so far, which soon is very
-    little.
+) -> Nearest:
+    """Finds the nearest k of one block of queries.
+
+    Args:
+        use: Devices to compute on.
+        rows: Rows of the block, padding included.
+        query: (Q, D) float32, Q at most `rows`.
+        gallery: (G, D) float32; may be memory-mapped.
+        norms: (G,) float32 squared norms; None computes them as the gallery passes by.
+        k: At most G.
+        bar: Advanced by the pairs compared.
     """
-    index = np.full((len(query), k), -1, np.int64)
-    value = np.full((len(query), k), np.inf, np.float32)
+    nearest = Nearest(
+        np.full((len(query), k), -1, np.int64),
+        np.full((len(query), k), np.inf, np.float32),
+        np.full(len(query), -np.inf, np.float32),
+    )
+    find = _find_on_cpu if use.on_cpu else _find_on_accelerator
+    find(use, rows, query, gallery, norms, nearest, bar)
+    return nearest
+
+
+def _find_on_cpu(
+    use: distance.Devices,
+    rows: int,
+    query: FloatArray,
+    gallery: FloatArray,
+    norms: FloatArray | None,
+    nearest: Nearest,
+    bar: tqdm,
+) -> None:
+    """Fills `nearest`: keeps of each tile what lies nearer than the k-th nearest so far, soon very little."""
+    k = nearest.index.shape[1]
 
     def merge_rows(tile: distance.Tile, start: int) -> None:
         here = slice(start, start + _ROWS_A_TASK)
         values = tile.values[here]
-        # Later items lose ties against those found before, hence "less"; among the tile's own the equal ones
-        # stay.
-        wanted = values < value[here, -1:]
-        if values.shape[1] > k and np.isinf(value[start, -1]):
+        np.maximum(nearest.farthest[here], values.max(axis=1), out=nearest.farthest[here])
+        # Later items lose ties against those found before, hence "less"; of the tile's own, equal ones stay.
+        wanted = values < nearest.value[here, -1:]
+        if values.shape[1] > k and np.isinf(nearest.value[start, -1]):
             wanted &= values <= np.partition(values, k - 1, axis=1)[:, k - 1 : k]
         row, column = np.nonzero(wanted)
         if len(row):
-            _merge(value[here], index[here], row, values[row, column], column + tile.start)
+            _merge(nearest, row + start, values[row, column], column + tile.start)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for tile in distance.distance_tiles(use, rows, query, gallery, norms):
             list(threads.map(functools.partial(merge_rows, tile), range(0, len(query), _ROWS_A_TASK)))
             bar.update(tile.values.size)
-    return index
 
 
-def _nearest_on_accelerator(
+def _find_on_accelerator(
     use: distance.Devices,
     rows: int,
     query: FloatArray,
     gallery: FloatArray,
-    norms: FloatArray,
-    k: int,
+    norms: FloatArray | None,
+    nearest: Nearest,
     bar: tqdm,
-) -> IntArray:
-    """(Q, k) int64: takes the nearest k of each device's part of a tile there, and merges them on the
-    host.
-    """
-    index = np.full((len(query), k), -1, np.int64)
-    value = np.full((len(query), k), np.inf, np.float32)
+) -> None:
+    """Fills `nearest`: takes the nearest k of each device's part of a tile there, and merges on the host."""
     query_block = use.put_queries(query, rows)
-    columns = use.gallery_columns(rows, len(gallery), gallery.shape[1])
-    for start in range(0, len(gallery), columns):
-        part = slice(start, start + columns)
-        found_value, found_column = (
-            np.asarray(found)[: len(query)]
-            for found in _nearest_of_tile(
-                query_block,
-                *use.put_gallery(gallery[part], norms[part], columns),
-                k=min(k, columns // use.count),
-                mesh=use.mesh,
-            )
+    for start, *part in distance.gallery_parts(use, rows, gallery, norms):
+        found = _nearest_of_tile(
+            query_block, *part, k=min(nearest.index.shape[1], part[0].shape[0] // use.count), mesh=use.mesh
         )
-        row, place = np.nonzero(found_value < value[:, -1:])
+        value, column, farthest = (np.asarray(array)[: len(query)] for array in found)
+        np.maximum(nearest.farthest, farthest.max(axis=1), out=nearest.farthest)
+        row, place = np.nonzero(value < nearest.value[:, -1:])
         if len(row):
-            _merge(value, index, row, found_value[row, place], found_column[row, place] + start)
-        bar.update(len(query) * len(gallery[part]))
-    return index
+            _merge(nearest, row, value[row, place], column[row, place] + np.int64(start))
+        bar.update(len(query) * min(part[0].shape[0], len(gallery) - start))
 
 
 @functools.partial(jax.jit, static_argnames=("k", "mesh"))
 def _nearest_of_tile(
     query: jax.Array, gallery: jax.Array, norms: jax.Array, *, k: int, mesh: Mesh
-) -> tuple[jax.Array, jax.Array]:
-    """Ranking distances and columns of the nearest k on each device, both (Q, devices * k)."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Ranking distances and columns of the nearest k on each device, both (Q, devices * k).
 
-    def on_one_device(query: jax.Array, gallery: jax.Array, norms: jax.Array) -> tuple[jax.Array, jax.Array]:
-        negative, column = jax.lax.top_k(-distance.block_distances(query, gallery, norms), k)
+    And the farthest ranking distance on each device, (Q, devices).
+    """
+
+    def on_one_device(
+        query: jax.Array, gallery: jax.Array, norms: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        values = distance.block_distances(query, gallery, norms)
+        negative, column = jax.lax.top_k(-values, k)
         first = jax.lax.axis_index("gallery").astype(jnp.int32) * jnp.int32(gallery.shape[0])
-        return -negative, column + first
+        farthest = jnp.max(jnp.where(jnp.isposinf(values), -jnp.inf, values), axis=1, keepdims=True)
+        return -negative, column + first, farthest
 
     split = P(None, "gallery")
     return jax.shard_map(
-        on_one_device, mesh=mesh, in_specs=(P(), P("gallery"), P("gallery")), out_specs=(split, split)
+        on_one_device, mesh=mesh, in_specs=(P(), P("gallery"), P("gallery")), out_specs=(split, split, split)
     )(query, gallery, norms)
 
 
-def _merge(
-    value: FloatArray, index: IntArray, row: IntArray, new_value: FloatArray, new_index: IntArray
-) -> None:
-    """Puts new candidates (row, value, index), each (C,), into the sorted (Q, k) `value` and `index` in
-    place.
-    """
+def _merge(nearest: Nearest, row: IntArray, value: FloatArray, index: IntArray) -> None:
+    """Puts candidates, each (C,), into their rows of `nearest`, which stay sorted."""
     touched = np.unique(row)
-    k = value.shape[1]
+    k = nearest.index.shape[1]
     all_row = np.concatenate([np.repeat(touched, k), row])
-    all_value = np.concatenate([value[touched].ravel(), new_value])
-    all_index = np.concatenate([index[touched].ravel(), new_index])
+    all_value = np.concatenate([nearest.value[touched].ravel(), value])
+    all_index = np.concatenate([nearest.index[touched].ravel(), index])
     order = np.lexsort((all_index, all_value, all_row))
     # Each touched row has at least its k old entries, so its first k in this order exist.
     first = np.searchsorted(all_row[order], touched)
     chosen = order[first[:, None] + np.arange(k)]
-    value[touched] = all_value[chosen]
-    index[touched] = all_index[chosen]
+    nearest.value[touched] = all_value[chosen]
+    nearest.index[touched] = all_index[chosen]
 
 
 def _refine(query: FloatArray, gallery: FloatArray, index: IntArray) -> tuple[IntArray, FloatArray]:
