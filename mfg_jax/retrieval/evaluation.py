@@ -2,6 +2,7 @@
 cited.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,29 @@ import jax
 import numpy as np
 
 from mfg_jax.errors import UserError
+from mfg_jax.retrieval.expansion import expand_queries
 from mfg_jax.retrieval.protocols import Protocol, draw_gallery, get_protocol
-from mfg_jax.retrieval.ranking import AveragePrecision, Metrics, evaluate
+from mfg_jax.retrieval.ranking import AveragePrecision, Metrics, evaluate, evaluate_distances
+from mfg_jax.retrieval.rerank import rerank
 from mfg_jax.retrieval.results import Draw, Result
 from mfg_jax.retrieval.retrieval_set import IntArray, RetrievalSet
+
+
+@dataclasses.dataclass(frozen=True)
+class Reranking:
+    """Settings of k-reciprocal re-ranking; see `rerank`."""
+
+    k1: int = 20
+    k2: int = 6
+    lambda_value: float = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class QueryExpansion:
+    """Settings of alpha query expansion; see `expand_queries`."""
+
+    neighbours: int = 5
+    alpha: float = 3.0
 
 
 def evaluate_protocol(
@@ -23,6 +43,8 @@ def evaluate_protocol(
     ap: AveragePrecision = "standard",
     max_rank: int = 50,
     flip: bool = False,
+    reranking: Reranking | None = None,
+    query_expansion: QueryExpansion | None = None,
     block_size: int | None = None,
     devices: Sequence[jax.Device] | None = None,
     context: Mapping[str, Any] | None = None,
@@ -36,6 +58,8 @@ def evaluate_protocol(
         ap: Form of the average precision.
         max_rank: Length of the CMC curve.
         flip: Recorded in the result: whether the embeddings are averages over an image and its mirror image.
+        reranking: Re-rank by k-reciprocal neighbours. The plain result then comes along as `Result.plain`.
+        query_expansion: Expand the queries first. The plain result then comes along as `Result.plain`.
         block_size: See `evaluate`.
         devices: See `evaluate`.
         context: JSON values to keep with the result: configuration, step, versions.
@@ -58,23 +82,45 @@ def evaluate_protocol(
         cameras = [sets[split].cameras for split in protocol.splits]
         exclude_same_camera = len(np.unique(np.concatenate(cameras))) > 1
 
-    draws = []
-    for number in range(protocol.repeats):
-        query, gallery, query_index = _query_and_gallery(protocol, sets, seed, number)
-        metrics = evaluate(query, gallery, exclude_same_camera, max_rank, ap, block_size, devices=devices)
-        draws.append(_draw(metrics, query, query_index, len(gallery)))
-    return Result(
-        protocol=protocol.name,
-        exclude_same_camera=exclude_same_camera,
-        seed=seed,
-        distance="euclidean",
-        ap=ap,
-        reranking=None,
-        query_expansion=None,
-        flip=flip,
-        draws=tuple(draws),
-        context=dict(context or {}),
-    )
+    def run(
+        reranking: Reranking | None, query_expansion: QueryExpansion | None, plain: Result | None
+    ) -> Result:
+        draws = []
+        for number in range(protocol.repeats):
+            query, gallery, query_index = _query_and_gallery(protocol, sets, seed, number)
+            if query_expansion is not None:
+                expanded = expand_queries(
+                    query.features, gallery.features, **dataclasses.asdict(query_expansion), devices=devices
+                )
+                query = dataclasses.replace(query, features=expanded)
+            if reranking is not None:
+                distances = rerank(
+                    query.features, gallery.features, **dataclasses.asdict(reranking), devices=devices
+                )
+                metrics = evaluate_distances(distances, query, gallery, exclude_same_camera, max_rank, ap)
+            else:
+                metrics = evaluate(
+                    query, gallery, exclude_same_camera, max_rank, ap, block_size, devices=devices
+                )
+            draws.append(_draw(metrics, query, query_index, len(gallery)))
+        return Result(
+            protocol=protocol.name,
+            exclude_same_camera=exclude_same_camera,
+            seed=seed,
+            distance="euclidean",
+            ap=ap,
+            reranking=None if reranking is None else dataclasses.asdict(reranking),
+            query_expansion=None if query_expansion is None else dataclasses.asdict(query_expansion),
+            flip=flip,
+            draws=tuple(draws),
+            plain=plain,
+            context=dict(context or {}),
+        )
+
+    plain = run(None, None, None)
+    if reranking is None and query_expansion is None:
+        return plain
+    return run(reranking, query_expansion, plain)
 
 
 def _query_and_gallery(

@@ -171,7 +171,7 @@ def _measure(
     order = np.argsort(query.ids, kind="stable")
     for start in range(0, len(query), rows):
         block = order[start : start + rows]
-        pairs = _relevant_pairs(query, gallery, by_id, block, exclude_same_camera)
+        pairs = relevant_pairs(query, gallery, by_id, block, exclude_same_camera)
         ranked = _rank_hits(pairs, count(block, pairs), len(gallery))
         n = np.bincount(ranked.row, minlength=len(block))
         has_hit = n > 0
@@ -220,7 +220,7 @@ class _RankedHits:
     number: IntArray
 
 
-def _relevant_pairs(
+def relevant_pairs(
     query: RetrievalSet, gallery: RetrievalSet, by_id: IntArray, block: IntArray, exclude_same_camera: bool
 ) -> Pairs:
     """All pairs of one identity between the queries `block` and the gallery, which `by_id` sorts by
