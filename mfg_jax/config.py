@@ -2,13 +2,14 @@
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from mfg_jax.errors import UserError
 from mfg_jax.parallel import MAPPINGS
+from mfg_jax.retrieval.protocols import get_protocol
 
 # Fields that may differ when a run is resumed: they change where and how fast it runs or what is looked at, but not one
 # bit of the weights at a given step.
@@ -40,11 +41,19 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json())
 
 
-def nearest_field(config: ConfigDict, unknown: str) -> str:
-    """The known field whose dotted name is most like `unknown`."""
-    known = [name for name, _ in flatten(config.to_dict())]
-    same_leaf = [name for name in known if name.rpartition(".")[2] == unknown.rpartition(".")[2]]
-    return max(same_leaf or known, key=lambda name: difflib.SequenceMatcher(None, name, unknown).ratio())
+def nearest_field(known: Sequence[str], unknown: str) -> str:
+    """The one of the known dotted names that is most like `unknown`; the part after the last dot counts most."""
+    leaf = unknown.rpartition(".")[2]
+
+    def likeness(name: str) -> tuple[bool, bool, float]:
+        known_leaf = name.rpartition(".")[2]
+        return (
+            known_leaf == leaf,
+            leaf in known_leaf or known_leaf in leaf,
+            difflib.SequenceMatcher(None, name, unknown).ratio(),
+        )
+
+    return max(known, key=likeness)
 
 
 def check(config: ConfigDict, devices: int, processes: int) -> None:
@@ -95,6 +104,7 @@ def check(config: ConfigDict, devices: int, processes: int) -> None:
                 f"config.{name} is {size}, which cannot be divided equally among {devices} devices of {processes} "
                 f"process(es). Use a multiple of {devices}, such as {max(1, round(size / devices)) * devices}."
             )
+    get_protocol(config.evaluate.protocol)
     if config.parallel.mapping not in MAPPINGS:
         raise UserError(
             f"config.parallel.mapping is {config.parallel.mapping!r}; it is one of {', '.join(MAPPINGS)}."
@@ -123,6 +133,6 @@ def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], workdir
     if different:
         shown = "; ".join(different[:5]) + ("; ..." if len(different) > 5 else "")
         raise UserError(
-            f"{workdir} holds checkpoints of another configuration: {shown}. Give another --workdir to start a new run, "
-            "or the configuration of before to resume the old one. Nothing was changed."
+            f"{workdir} holds checkpoints of another configuration: {shown}. Give another --workdir to start a new "
+            "run, or the configuration of before to resume the old one. Nothing was changed."
         )

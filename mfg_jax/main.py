@@ -8,13 +8,14 @@ Training that was stopped is resumed by the same command. Exit status 1 means ba
 import logging
 import pathlib
 import re
+import runpy
 import sys
 from collections.abc import Sequence
 
 from absl import flags
 from ml_collections import config_flags
 
-from mfg_jax.config import nearest_field
+from mfg_jax.config import flatten, nearest_field
 from mfg_jax.errors import UserError
 from tfds_builders.errors import DatasetError
 
@@ -37,36 +38,40 @@ _STEP = flags.DEFINE_integer(
 def _parse_flags(arguments: Sequence[str]) -> list[str]:
     """Parses the command line; whatever is wrong with it becomes a `UserError`."""
     path = next((a.partition("=")[2] for a in arguments[1:] if re.match(r"--?config=", a)), None)
-    if path is not None and not pathlib.Path(path).is_file():
+    if path is not None:
+        _check_fields(path, arguments[1:])
+    try:
+        return list(flags.FLAGS(list(arguments)))
+    except flags.Error as error:
+        raise UserError(f"{error}. See --help for the options.") from error
+
+
+def _check_fields(path: str, arguments: Sequence[str]) -> None:
+    """Checks that the configuration loads and has every field that an option overrides.
+
+    absl would answer both with a traceback, and can no longer show the configuration when it does.
+    """
+    if not pathlib.Path(path).is_file():
         known = (
             ", ".join(sorted(str(file) for file in pathlib.Path("configs").glob("[a-z]*.py"))) or "none here"
         )
         raise UserError(f"There is no configuration file {path}. Configurations found: {known}.")
     try:
-        return list(flags.FLAGS(list(arguments)))
-    except (KeyError, AttributeError) as error:
-        # What ml_collections raises for --config.x.y=value where there is no such field, or for a configuration
-        # file that sets one.
-        for argument in arguments[1:]:
-            match = re.match(r"--?config\.([\w.]+)", argument)
-            if match and not _has_field(match[1]):
-                nearest = nearest_field(_CONFIG.value, match[1])
-                raise UserError(
-                    f"There is no field config.{match[1]}. The nearest known one is config.{nearest}; "
-                    "configs/default.py lists them all."
-                ) from None
-        raise UserError(f"The configuration {path} cannot be used: {error}") from error
-    except flags.Error as error:
-        raise UserError(f"{error}. See --help for the options.") from error
-
-
-def _has_field(name: str) -> bool:
-    node = _CONFIG.value
-    for part in name.split("."):
-        if not hasattr(node, "keys") or part not in node:
-            return False
-        node = node[part]
-    return True
+        config = runpy.run_path(path)["get_config"]()
+    except KeyError as error:
+        raise UserError(
+            f"{path} is not a configuration: it has no {error}. Expected a function get_config()."
+        ) from error
+    except (AttributeError, SyntaxError, ImportError, TypeError) as error:
+        raise UserError(f"The configuration {path} cannot be loaded: {error}".replace("\n", " ")) from error
+    known_fields = [name for name, _ in flatten(config.to_dict())]
+    for argument in arguments:
+        match = re.match(r"--?config\.([\w.]+)", argument)
+        if match and match[1] not in known_fields:
+            raise UserError(
+                f"There is no field config.{match[1]}. The nearest known one is "
+                f"config.{nearest_field(known_fields, match[1])}; configs/default.py lists them all."
+            )
 
 
 def _run(arguments: Sequence[str]) -> None:

@@ -115,7 +115,7 @@ class Branch(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> list[Array]:
-        """Maps the trunk's `(B, H, W, C)` to pooled vectors `(B, C')`: the global one, then the stripes' from the top."""
+        """Maps `(B, H, W, C)` to pooled vectors `(B, C2)`: the global one, then the stripes' from the top."""
         stage = partial(
             ResNetStage,
             depth=self.depth,

@@ -63,9 +63,7 @@ def test_a_global_only_network_has_a_published_resnets_parameters(depth):
     assert set(head) == {"reduce", "norm", "classify"}
 
 
-@pytest.mark.parametrize(
-    ("attention", "pooling"), [("none", "average"), ("branch", "max"), ("block", "gem")]
-)
+@pytest.mark.parametrize(("attention", "pooling"), [("none", "average"), ("branch", "max"), ("block", "gem")])
 def test_every_setting_gives_finite_gradients(attention, pooling):
     model = MFGNet(**SMALL, attention=attention, pooling=pooling)
     images = _images(4)
@@ -93,9 +91,9 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters():
     # Flax's batch normalisation itself adds bfloat16 to float32.
     with jax.numpy_dtype_promotion("standard"):
         near = _apply(rounded, variables, images).embedding
+        initial = _init(rounded, images)
     assert near.dtype == jnp.float32
     assert np.sum(exact * near, axis=1).min() > 0.99
-        initial = _init(rounded, images)
     assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {jnp.dtype("float32")}
 
 

@@ -1,0 +1,241 @@
+"""The command line as a person uses it: bad input is answered in a paragraph, and a killed run resumes."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from mfg_jax import metric_writer
+from tfds_builders.synthetic_vehicles import write_release
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+SMALL = [
+    "--config.model.depth=10",
+    "--config.model.width=8",
+    "--config.model.stem_stride=2",
+    "--config.model.head_width=16",
+    "--config.model.granularities=(1,2)",
+    "--config.data.height=32",
+    "--config.data.width=32",
+    "--config.train.log_every_steps=1",
+]
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory) -> pathlib.Path:
+    """A VRIC release of the official form, a hundredth of the official size."""
+    folder = tmp_path_factory.mktemp("release") / "VRIC"
+    assert write_release.main(["--format=vric", f"--out={folder}", "--scale=0.01"]) == 0
+    return folder
+
+
+def _command(*options: str) -> list[str]:
+    return [sys.executable, "-m", "mfg_jax.main", *options]
+
+
+def _environment(devices: int = 1) -> dict[str, str]:
+    return os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+
+
+def _run(*options: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        _command(*options),
+        cwd=REPOSITORY,
+        env=_environment(devices),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def _vric(release: pathlib.Path, workdir: pathlib.Path, *options: str) -> list[str]:
+    return [
+        "--config=configs/vric.py",
+        f"--config.data.manual_dir={release}",
+        f"--config.data.data_dir={release.parent / 'data'}",
+        f"--workdir={workdir}",
+        *SMALL,
+        *options,
+    ]
+
+
+def _message(finished: subprocess.CompletedProcess[str]) -> str:
+    """The error as shown: one paragraph on standard error, no traceback, exit status 1."""
+    assert finished.returncode == 1, finished.stderr
+    assert "Traceback" not in finished.stderr
+    paragraph = finished.stderr.strip().splitlines()[-1]
+    assert paragraph.startswith("error: ")
+    return paragraph
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--config.modl.depth=18"], "no field config.modl.depth. The nearest known one is config.model.depth"),
+        (["--config.optimizer.rate=1"], "The nearest known one is config.optimizer.base_rate"),
+        (["--config.train.epochs=many"], "config.train.epochs=many: invalid literal for int"),
+        (["--mode=trian"], "--mode=trian: value should be one of <train|evaluate>"),
+        (["something"], "Not understood: something"),
+        (["--config.train.batch_size=30"], "config.train.batch_size is 30, which is not two or more identities of"),
+        (["--config.evaluate.protocol=vrik"], 'There is no protocol "vrik". Did you mean "vric"?'),
+        (["--config.parallel.mapping=vmap"], "config.parallel.mapping is 'vmap'; it is one of shard_map, pmap"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_cannot_be_used_is_explained(options, expected, tmp_path):
+    finished = _run("--config=configs/vric.py", f"--workdir={tmp_path}/run", *options)
+    assert expected in _message(finished)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_configuration_file_names_those_that_are_there():
+    assert "no configuration file configs/vrik.py" in _message(_run("--config=configs/vrik.py"))
+    assert "--config=configs/synthetic.py needs no download" in _message(_run())
+
+
+def test_a_batch_that_cannot_be_shared_by_the_devices_is_refused(tmp_path):
+    finished = _run(
+        "--config=configs/vric.py", f"--workdir={tmp_path}/run", "--config.train.batch_size=36", devices=8
+    )
+    assert "config.train.batch_size is 36, which cannot be divided equally among 8 devices" in _message(
+        finished
+    )
+    assert "such as 32" in _message(finished)
+
+
+def test_a_missing_dataset_says_what_to_request_and_where_to_put_it(tmp_path):
+    finished = _run(
+        "--config=configs/vric.py", f"--workdir={tmp_path}/run", f"--config.data.data_dir={tmp_path}"
+    )
+    text = finished.stderr
+    assert finished.returncode == 1
+    assert "Traceback" not in text
+    assert str(tmp_path / "downloads" / "manual") in text
+    for name in ("vric_train.txt", "probe_images", "qmul-vric.github.io"):
+        assert name in text
+
+
+def test_a_malformed_line_and_a_missing_image_are_named(release, tmp_path):
+    broken = tmp_path / "VRIC"
+    subprocess.run(["cp", "-r", release, broken], check=True)
+    lines = (broken / "vric_train.txt").read_text().splitlines()
+    image = lines[4].split()[0]
+    (broken / "train_images" / image).unlink()
+    finished = _run(*_vric(broken, tmp_path / "run"))
+    assert finished.returncode == 1
+    assert "Traceback" not in finished.stderr
+    assert image in finished.stderr
+
+    lines[6] = "MVI_20011_016_img00105.jpg 15"
+    (broken / "vric_train.txt").write_text("\n".join(lines))
+    finished = _run(*_vric(broken, tmp_path / "run"))
+    assert finished.returncode == 1
+    assert re.search(r"vric_train\.txt.*7", finished.stderr)
+
+
+@pytest.mark.slow
+def test_a_run_is_killed_resumed_and_ends_as_if_it_had_not_been(release, tmp_path):
+    options = ["--config.train.max_steps=14", "--config.checkpoint.every_steps=3"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finished = _run(*_vric(release, whole, *options))
+    assert finished.returncode == 0, finished.stderr
+
+    process = subprocess.Popen(
+        _command(*_vric(release, killed, *options)),
+        cwd=REPOSITORY,
+        env=_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 300
+    while not [line for line in metric_writer.read_metrics(killed) if line["step"] >= 8]:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    finished = _run(*_vric(release, killed, *options))
+    assert finished.returncode == 0, finished.stderr
+    assert re.search(r"Resumed at step (3|6|9), in epoch 1\.", finished.stderr)
+    losses = {
+        run: [(line["step"], line["loss"]) for line in metric_writer.read_metrics(run) if "loss" in line]
+        for run in (whole, killed)
+    }
+    assert [step for step, _ in losses[killed]] == list(range(1, 15))
+    assert losses[killed] == losses[whole]
+    results = [json.loads((run / "results" / "step_00000014.json").read_text()) for run in (whole, killed)]
+    assert results[0]["summary"] == results[1]["summary"]
+    # VRIC has one right answer a query, which makes mINP and mAP the same; the table says so.
+    assert results[0]["summary"]["mAP"] == pytest.approx(results[0]["summary"]["mINP"])
+    assert "mINP equals mAP here because every query has exactly one right answer" in finished.stdout
+
+    # The same directory with another network is refused, and nothing is lost.
+    before = sorted(path.name for path in (killed / "checkpoints").iterdir())
+    refused = _run(*_vric(release, killed, *options, "--config.model.head_width=24"))
+    assert "config.model.head_width was 16 and is now 24" in _message(refused)
+    assert sorted(path.name for path in (killed / "checkpoints").iterdir()) == before
+
+    # On four devices the run of one device continues.
+    more = _run(*_vric(release, killed, "--config.train.max_steps=16"), devices=4)
+    assert more.returncode == 0, more.stderr
+    assert "Resumed at step 14" in more.stderr
+
+    # And the checkpoint of four devices is evaluated on one, with the same figures.
+    again = _run(*_vric(release, killed, "--mode=evaluate"))
+    assert again.returncode == 0, again.stderr
+    assert "step 16" in again.stdout
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_loaded_without_the_training_code(release, tmp_path):
+    finished = _run(*_vric(release, tmp_path / "run", "--config.train.max_steps=2"), devices=4)
+    assert finished.returncode == 0, finished.stderr
+    program = f"""
+import pathlib, sys
+import numpy as np
+import mfg_jax
+model = mfg_jax.load({str(tmp_path / "run")!r})
+paths = sorted(pathlib.Path({str(release / "gallery_images")!r}).iterdir())[:5]
+features = model.embed(paths, batch_size=3)
+assert features.shape == (5, 4 * 16) and features.dtype == np.float32
+np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
+images = np.random.default_rng(0).integers(0, 256, (2, 40, 50, 3), dtype=np.uint8)
+np.testing.assert_allclose(model.embed(images)[1:], model.embed(images[1:]), rtol=1e-4, atol=1e-6)
+indices, distances = mfg_jax.search(features, features, k=2)
+assert indices[:, 0].tolist() == [0, 1, 2, 3, 4]
+assert model.config["data"]["height"] == 32 and model.step == 2
+loaded = [name for name in sys.modules if name in ("mfg_jax.train", "mfg_jax.losses", "optax", "tensorflow")]
+assert not loaded, loaded
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_metrics_are_cut_back_to_the_step_resumed_from(tmp_path):
+    with metric_writer.MetricWriter(tmp_path) as writer:
+        for step in range(1, 6):
+            writer.write(step, {"loss": 1 / step, "bad": np.nan})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')  # killed while writing
+    with metric_writer.MetricWriter(tmp_path, first_step=3) as writer:
+        writer.write(4, {"loss": 9.0})
+    lines = metric_writer.read_metrics(tmp_path)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert lines[-1]["loss"] == 9.0
+    assert lines[0]["bad"] is None
