@@ -18,6 +18,7 @@ from mfg_jax.retrieval.retrieval_set import FloatArray, IntArray, RetrievalSet, 
 
 _ROWS_A_TASK = 64
 _BINS = 2**16  # by the upper half of a float32's bits: 128 bins for each doubling of the squared distance
+_INFINITY_BIN = 0x7F80  # the upper half of infinity; finite distances are in the bins below
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,19 +162,17 @@ def _histogram(squared: FloatArray) -> IntArray:
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         total = sum(threads.map(count, range(0, len(squared), _ROWS_A_TASK)), np.zeros(_BINS, np.int64))
-    total[np.float32(np.inf).view(np.uint32) >> np.uint32(16)] = 0
+    total[_INFINITY_BIN] = 0
     return total
 
 
 def _roc(bins: IntArray, same_squared: FloatArray, other_pairs: int) -> npt.NDArray[np.float64]:
     """Points of the curve at the bins' lower edges, where both counts are exact."""
-    edges = (np.arange(_BINS, dtype=np.uint32) << np.uint32(16)).view(np.float32)
-    before = np.cumsum(bins) - bins
-    found = np.searchsorted(same_squared, edges[np.isfinite(edges) & (edges >= 0)], side="left")
-    before = before[: len(found)]
+    edges = (np.arange(_INFINITY_BIN, dtype=np.uint32) << np.uint32(16)).view(np.float32)
+    before = (np.cumsum(bins) - bins)[:_INFINITY_BIN]
+    found = np.searchsorted(same_squared, edges, side="left")
     points = np.stack(
-        [before / other_pairs, found / len(same_squared), np.sqrt(edges[: len(found)].astype(np.float64))],
-        axis=1,
+        [before / other_pairs, found / len(same_squared), np.sqrt(edges.astype(np.float64))], axis=1
     )
     # Beyond the last pair, and before the first, the curve stands still; one point of each end stays.
     moves = np.any(np.diff(points[:, :2], axis=0) != 0, axis=1)

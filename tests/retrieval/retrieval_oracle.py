@@ -1,4 +1,6 @@
-"""An independent evaluator, written from the definitions in docs/evaluation.md and nothing else: slow and plain."""
+"""An independent evaluator, written from the definitions in docs/evaluation.md and nothing else: slow and
+plain.
+"""
 
 import dataclasses
 

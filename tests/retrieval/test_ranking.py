@@ -15,7 +15,9 @@ EXTREMES = (-(2**63), -1, 0, 1, 2**31, 2**63 - 1)
 
 @st.composite
 def retrieval_cases(draw):
-    """A query and a gallery set of small integers, for which float32 arithmetic is exact and ties are common."""
+    """A query and a gallery set of small integers, for which float32 arithmetic is exact and ties are
+    common.
+    """
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     width = draw(st.integers(1, 5))
     spread = draw(st.integers(0, 3))  # 0: all features equal, zero vectors included
@@ -198,7 +200,8 @@ def test_excludes_only_same_identity_in_same_camera():
         np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([1, 2, 1, 1]), np.array([5, 5, 6, 5])
     )
     metrics = evaluate(query, gallery)
-    # Images 0 and 3 are junk for query 0; image 1 (another identity, the query's camera) ranks before image 2.
+    # Images 0 and 3 are junk for query 0; image 1 (another identity, the query's camera) ranks before image
+    # 2.
     assert metrics.excluded.tolist() == [2, 0]
     assert metrics.first_hit.tolist() == [2, 0]
     assert metrics.counted.tolist() == [True, False]
