@@ -19,21 +19,21 @@ def get_config() -> ConfigDict:
     config.data.width = 64
 
     config.model.depth = 10
-    config.model.width = 24
+    config.model.width = 16
     config.model.stem_stride = 2
     config.model.head_width = 64
 
-    config.train.epochs = 24
+    config.train.epochs = 18
     config.train.batch_size = 64
     config.train.log_every_steps = 25
     config.augment.crop_padding = 4
     config.optimizer.name = "adam"
     config.optimizer.base_rate = 2e-3
-    config.optimizer.decay_epochs = (14, 20)
+    config.optimizer.decay_epochs = (11, 15)
     config.optimizer.warmup_epochs = 1.0
 
     config.evaluate.protocol = "synthetic"
     config.evaluate.batch_size = 64
-    config.evaluate.every_epochs = 8
+    config.evaluate.every_epochs = 6
     config.evaluate.untrained = True
     return config

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from mfg_jax.errors import UserError
 from mfg_jax.parallel import MAPPINGS
-from mfg_jax.retrieval.protocols import get_protocol
+from mfg_jax.retrieval.protocols import PROTOCOLS, get_protocol
 
 # Fields that may differ when a run is resumed: they change where and how fast it runs or what is looked at, but not one
 # bit of the weights at a given step.
@@ -25,6 +25,16 @@ FREE_ON_RESUME = (
     "train.log_every_steps",
     "train.max_steps",
 )
+
+# The protocols of each dataset, by the start of their names.
+_PROTOCOLS_OF = {
+    "synthetic_vehicles": "synthetic",
+    "vehicle_csv": "csv",
+    "vehicleid": "vehicleid-",
+    "veri776": "veri776",
+    "veri_wild": "veri-wild-",
+    "vric": "vric",
+}
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -104,13 +114,23 @@ def check(config: ConfigDict, devices: int, processes: int) -> None:
                 f"config.{name} is {size}, which cannot be divided equally among {devices} devices of {processes} "
                 f"process(es). Use a multiple of {devices}, such as {max(1, round(size / devices)) * devices}."
             )
-    get_protocol(config.evaluate.protocol)
+    _check_protocol(config.data.dataset.partition("/")[0], get_protocol(config.evaluate.protocol).name)
     if config.parallel.mapping not in MAPPINGS:
         raise UserError(
             f"config.parallel.mapping is {config.parallel.mapping!r}; it is one of {', '.join(MAPPINGS)}."
         )
     if config.model.dtype not in ("float32", "bfloat16"):
         raise UserError(f"config.model.dtype is {config.model.dtype!r}; it is float32 or bfloat16.")
+
+
+def _check_protocol(dataset: str, protocol: str) -> None:
+    """A result under the name of another dataset's protocol would mislead whoever reads it."""
+    if dataset in _PROTOCOLS_OF and not protocol.startswith(_PROTOCOLS_OF[dataset]):
+        fitting = [name for name in PROTOCOLS if name.startswith(_PROTOCOLS_OF[dataset])]
+        raise UserError(
+            f"config.evaluate.protocol = {protocol!r} does not belong to the dataset {dataset!r}; its "
+            f"{'protocol is' if len(fitting) == 1 else 'protocols are'} {', '.join(fitting)}."
+        )
 
 
 def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: str) -> None:

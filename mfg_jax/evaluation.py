@@ -84,7 +84,7 @@ def evaluate_variables(
     step: int,
     workdir: pathlib.Path,
 ) -> Result:
-    """Evaluates a network by the configured protocol, and writes `results/step_<step>.json` and the ranked lists.
+    """Evaluates a network by the configured protocol, and writes the result and the ranked lists.
 
     Args:
         forward: from `mfg_jax.embedding.make_forward`, on the same mesh.
@@ -119,14 +119,15 @@ def evaluate_variables(
         context={"step": step, **run_description.describe(configs.to_json(config))},
     )
     if jax.process_index() == 0:
-        result.to_json(result_path(workdir, step))
-        draw_ranked_lists(protocol, result, sets, splits, workdir / "pictures" / "ranked_lists.png")
+        result.to_json(result_path(workdir, protocol.name, step))
+        picture = workdir / "pictures" / f"ranked_lists_{protocol.name}.png"
+        draw_ranked_lists(protocol, result, sets, splits, picture)
     return result
 
 
-def result_path(workdir: pathlib.Path, step: int) -> pathlib.Path:
-    """Where the result of a step is stored."""
-    return workdir / "results" / f"step_{step:08d}.json"
+def result_path(workdir: pathlib.Path, protocol: str, step: int) -> pathlib.Path:
+    """Where the result of a step by a protocol is stored."""
+    return workdir / "results" / f"{protocol}_step_{step:08d}.json"
 
 
 def headline(result: Result) -> dict[str, float]:
@@ -160,7 +161,7 @@ def evaluate_checkpoint(config: ConfigDict, workdir: pathlib.Path, step: int | N
     )
     if jax.process_index() == 0:
         print(format_table({f"step {step}": result}))
-        print(f"Result: {result_path(workdir, step)}")
+        print(f"Result: {result_path(workdir, result.protocol, step)}")
 
 
 def open_splits(config: ConfigDict) -> dict[str, source.Split]:
@@ -223,20 +224,21 @@ def draw_ranked_lists(
     )
 
 
-def summarise(workdir: pathlib.Path, last_step: int) -> str:
+def summarise(workdir: pathlib.Path, protocol: str, last_step: int) -> str:
     """Draws the training curves, and makes the final table, with the untrained network's figures where known.
 
     Args:
         workdir: of a run that was evaluated at `last_step`.
+        protocol: it was evaluated by.
         last_step: of the training.
 
     Returns:
         The table, which is also written to `results/table.txt`.
     """
     results = {}
-    if result_path(workdir, 0).exists():
-        results["untrained"] = Result.from_json(result_path(workdir, 0))
-    results[f"trained, step {last_step}"] = Result.from_json(result_path(workdir, last_step))
+    if result_path(workdir, protocol, 0).exists():
+        results["untrained"] = Result.from_json(result_path(workdir, protocol, 0))
+    results[f"trained, step {last_step}"] = Result.from_json(result_path(workdir, protocol, last_step))
     table = format_table(results)
     write_text(workdir / "results" / "table.txt", table + "\n")
 

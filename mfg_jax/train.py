@@ -307,7 +307,7 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
                 )
                 line.restart()
     if writes:
-        print(evaluation.summarise(workdir, last_step=total_steps))
+        print(evaluation.summarise(workdir, config.evaluate.protocol, last_step=total_steps))
         print(f"Results, pictures and checkpoints are in {workdir}.")
         logger.info(
             "Done in %s; peak memory %.2f GiB.",

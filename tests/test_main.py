@@ -86,6 +86,7 @@ def _message(finished: subprocess.CompletedProcess[str]) -> str:
         (["something"], "Not understood: something"),
         (["--config.train.batch_size=30"], "config.train.batch_size is 30, which is not two or more identities of"),
         (["--config.evaluate.protocol=vrik"], 'There is no protocol "vrik". Did you mean "vric"?'),
+        (["--config.evaluate.protocol=veri776"], "does not belong to the dataset 'vric'; its protocol is vric"),
         (["--config.parallel.mapping=vmap"], "config.parallel.mapping is 'vmap'; it is one of shard_map, pmap"),
     ],
 )  # fmt: skip
@@ -171,7 +172,9 @@ def test_a_run_is_killed_resumed_and_ends_as_if_it_had_not_been(release, tmp_pat
     }
     assert [step for step, _ in losses[killed]] == list(range(1, 15))
     assert losses[killed] == losses[whole]
-    results = [json.loads((run / "results" / "step_00000014.json").read_text()) for run in (whole, killed)]
+    results = [
+        json.loads((run / "results" / "vric_step_00000014.json").read_text()) for run in (whole, killed)
+    ]
     assert results[0]["summary"] == results[1]["summary"]
     # VRIC has one right answer a query, which makes mINP and mAP the same; the table says so.
     assert results[0]["summary"]["mAP"] == pytest.approx(results[0]["summary"]["mINP"])

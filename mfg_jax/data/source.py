@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from mfg_jax.errors import UserError
 from tfds_builders import build
 
 _RECORDS_AT_ONCE = 512
@@ -60,7 +61,16 @@ def open_dataset(
 
 
 def open_split(builder: tfds.core.DatasetBuilder, name: str) -> Split:
-    """Opens one split and reads its labels in one pass (VRIC's 54,808 records take some seconds, with progress)."""
+    """Opens one split and reads its labels in one pass (VRIC's 54,808 records take some seconds, with progress).
+
+    Raises:
+        UserError: the dataset has no such split.
+    """
+    if name not in builder.info.splits:
+        raise UserError(
+            f"The dataset {builder.info.full_name} has no split {name!r}; it has {', '.join(builder.info.splits)}. The "
+            "release it was built from lacks that list: choose another protocol, or build from a complete copy."
+        )
     known = [field for field in ("id", "camera", "name") if field in builder.info.features]
     records = builder.as_data_source(name, decoders={"image": tfds.decode.SkipDecoding()})
     columns: dict[str, list[Any]] = {field: [] for field in known}
