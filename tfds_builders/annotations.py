@@ -10,6 +10,8 @@ from tfds_builders.errors import DatasetError
 from tfds_builders.records import Record
 
 _DIGITS = re.compile(r"[0-9]{1,18}")  # 18 digits always fit in an int64
+# Ordinary names, which are nearly all, are recognised at once.
+_ORDINARY_NAME = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z_.-]*(?:/[0-9A-Za-z_-][0-9A-Za-z_.-]*)*")
 _MAX_PATH_BYTES, _MAX_NAME_BYTES = 1024, 255
 _SHOWN_CHARACTERS = 80
 _SHOWN_NAMES = 5
@@ -98,6 +100,8 @@ def parse_integer(text: str) -> int | None:
 
 def find_name_problem(name: str) -> str | None:
     """Says why `name` is no name for a picture below its folder, as a clause ("leads out ..."), or None."""
+    if len(name) <= _MAX_NAME_BYTES and _ORDINARY_NAME.fullmatch(name):
+        return None
     if not name:
         return "is empty"
     if not name.isprintable() or "\\" in name:

@@ -11,11 +11,16 @@ import time
 from pathlib import Path
 
 from tfds_builders.errors import DatasetError
-from tfds_builders.synthetic_vehicles import release_vric
+from tfds_builders.synthetic_vehicles import (
+    release_vehicleid,
+    release_veri776,
+    release_veri_wild,
+    release_vric,
+)
 from tfds_builders.synthetic_vehicles.pictures import default_workers
 from tfds_builders.synthetic_vehicles.release_writer import ReleasePlan, write_release
 
-_FORMATS = ("vric",)
+_FORMATS = ("vric", "veri776", "vehicleid", "veri_wild")
 
 
 def _plan(release_format: str, scale: float, seed: int) -> ReleasePlan:
@@ -28,6 +33,12 @@ def _plan(release_format: str, scale: float, seed: int) -> ReleasePlan:
     match release_format:
         case "vric":
             return release_vric.plan(scale, seed)
+        case "veri776":
+            return release_veri776.plan(scale, seed)
+        case "vehicleid":
+            return release_vehicleid.plan(scale, seed)
+        case "veri_wild":
+            return release_veri_wild.plan(scale, seed)
         case _:
             raise DatasetError(f"--format is {release_format!r}; expected one of: {', '.join(_FORMATS)}.")
 
