@@ -1,7 +1,7 @@
 # `make demo` and `make test` do everything on a fresh machine with Python 3.11 or newer: they create .venv, install the
 # pinned dependencies into it, and run.
 
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: demo test test-all lint clean
