@@ -49,9 +49,12 @@ def open_manager(
         step_format_fixed_length=8,
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
     )
-    return ocp.CheckpointManager(
-        directory.absolute(), options=options, item_names=("variables", "optimizer", "description")
-    )
+    handlers = {
+        "variables": ocp.StandardCheckpointHandler(),
+        "optimizer": ocp.StandardCheckpointHandler(),
+        "description": ocp.JsonCheckpointHandler(),
+    }
+    return ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
 
 
 def save(
@@ -142,7 +145,7 @@ def load_variables(directory: pathlib.Path, step: int | None = None) -> tuple[Tr
         device = SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-            manager.item_metadata(step)["variables"],
+            manager.item_metadata(step)["variables"].tree,
         )
         items = manager.restore(
             step,
