@@ -6,7 +6,7 @@ A checkpoint holds three items: `variables` (parameters and batch statistics), `
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import orbax.checkpoint as ocp
@@ -16,7 +16,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from mfg_jax.errors import UserError
 
 Tree = Any
-Manager = ocp.CheckpointManager
+Manager: TypeAlias = ocp.CheckpointManager
 
 
 def open_manager(

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from mfg_jax import parallel
 from mfg_jax.data.augment import normalise
-from mfg_jax.models import MFGNet
+from mfg_jax.models import MFGNet, MFGNetOutput
 
 Variables = Any
 Forward = Callable[[Variables, Array], Array]
@@ -31,12 +31,14 @@ def make_forward(model: MFGNet, mesh: Mesh, *, flip: bool = False) -> Forward:
         `(variables, (B, H, W, 3) uint8) -> (B, D) float32` of unit norm.
     """
 
+    def run(variables: Variables, pixels: Array) -> Array:
+        return cast(MFGNetOutput, model.apply(variables, pixels, train=False)).embedding
+
     def forward(variables: Variables, images: Array) -> Array:
         pixels = normalise(images)
-        embedding = model.apply(variables, pixels, train=False).embedding
+        embedding = run(variables, pixels)
         if flip:
-            mirrored = model.apply(variables, pixels[:, :, ::-1], train=False).embedding
-            both = embedding + mirrored
+            both = embedding + run(variables, pixels[:, :, ::-1])
             embedding = both / jnp.sqrt(jnp.maximum(jnp.sum(both**2, axis=-1, keepdims=True), 1e-12))
         return embedding
 

@@ -82,9 +82,8 @@ def _run(arguments: Sequence[str]) -> None:
     if _CONFIG.value is None:
         raise UserError("Say what to train: --config=configs/synthetic.py needs no download.")
     config = _CONFIG.value
-    workdir = pathlib.Path(
-        _WORKDIR.value or f"runs/{pathlib.Path(flags.FLAGS['config'].config_filename).stem}"
-    )
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    workdir = pathlib.Path(_WORKDIR.value or f"runs/{pathlib.Path(path).stem}")
     # Our own log alone: the libraries' goes into detail that hides it.
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))

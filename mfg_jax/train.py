@@ -93,7 +93,7 @@ def make_train_step(
     *,
     seed: int,
     weights: LossWeights,
-    augmentation: Mapping[str, float],
+    augmentation: Mapping[str, Any],
 ) -> TrainStep:
     """One optimizer step, as each device of the axis `parallel.AXIS` does it.
 
@@ -277,8 +277,8 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
     with MetricWriter(workdir, first_step=first_step, active=writes) as writer, manager:
         if first_step == 0 and config.evaluate.untrained:
             logger.info("Evaluating the untrained network.")
-            figures = evaluation.headline(evaluate_state(state.variables, step=0))
-            writer.write(0, {f"evaluation/{name}": value for name, value in figures.items()})
+            untrained = evaluation.headline(evaluate_state(state.variables, step=0))
+            writer.write(0, {f"evaluation/{name}": value for name, value in untrained.items()})
         line.restart()
         for step, batch in enumerate(batches, start=first_step + 1):
             state, metrics = train_step(state, parallel.place_batch(batch, mesh, config.parallel.mapping))
@@ -292,7 +292,7 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
                 writer.write(step, scalars)
                 pending.clear()
 
-            figures = None
+            figures: dict[str, float] | None = None
             if ends or (steps_into_epoch == 0 and epoch % config.evaluate.every_epochs == 0):
                 figures = evaluation.headline(evaluate_state(state.variables, step=step))
                 writer.write(step, {f"evaluation/{name}": value for name, value in figures.items()})
@@ -346,7 +346,7 @@ def restore_state(manager: checkpoint.Manager, step: int, state: TrainState) -> 
     variables, opt_state = checkpoint.restore(
         manager, step, variables=state.variables, optimizer=state.opt_state
     )
-    return state.replace(step=state.step + step, opt_state=opt_state, **variables)
+    return dataclasses.replace(state, step=state.step + step, opt_state=opt_state, **variables)
 
 
 def mean_metrics(pending: Sequence[Metrics], step: int) -> dict[str, float]:

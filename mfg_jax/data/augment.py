@@ -27,7 +27,7 @@ def normalise(images: Array) -> Array:
     return (images.astype(jnp.float32) / 255.0 - mean) / std
 
 
-def image_keys(seed: Array, step: Array, first_position: Array, count: int) -> Array:
+def image_keys(seed: int | Array, step: Array, first_position: Array, count: int) -> Array:
     """Keys of `count` consecutive images of the global batch, the first of them at `first_position`."""
     key = jax.random.fold_in(jax.random.key(seed), step)
     positions = first_position + jnp.arange(count, dtype=jnp.int32)
@@ -68,7 +68,9 @@ def augment(
         pixels = _jitter_colour(jitter, image.astype(jnp.float32), brightness, contrast, saturation)
         # After normalisation the mean colour is zero.
         return jnp.where(
-            _erased(erase, *image.shape[:2], erase_probability)[..., None], 0.0, normalise(pixels)
+            _erased(erase, image.shape[0], image.shape[1], erase_probability)[..., None],
+            0.0,
+            normalise(pixels),
         )
 
     return jax.vmap(one)(keys, images)
