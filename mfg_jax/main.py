@@ -12,7 +12,7 @@ import runpy
 import sys
 from collections.abc import Sequence
 
-from absl import flags
+from absl import app, flags
 from ml_collections import config_flags
 
 from mfg_jax.config import flatten, nearest_field
@@ -40,6 +40,7 @@ def _parse_flags(arguments: Sequence[str]) -> list[str]:
     path = next((a.partition("=")[2] for a in arguments[1:] if re.match(r"--?config=", a)), None)
     if path is not None:
         _check_fields(path, arguments[1:])
+    app.define_help_flags()
     try:
         return list(flags.FLAGS(list(arguments)))
     except flags.Error as error:
