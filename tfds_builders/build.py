@@ -205,6 +205,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DatasetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nStopped. Nothing was kept; the same command starts afresh.", file=sys.stderr)
+        return 130  # as a shell reports an interrupt
     print(f"{builder.info.full_name} is in {builder.data_dir}:")
     for split in builder.info.splits.values():
         print(f"  {split.name:<12} {split.num_examples:>9,} images  {split.num_bytes / 1e6:>10,.1f} MB")

@@ -212,6 +212,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DatasetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130  # as a shell reports an interrupt
     print(format_report(report))
     return 0 if report.usable else 1
 

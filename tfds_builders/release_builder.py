@@ -60,6 +60,7 @@ class ReleaseBuilder(tfds.core.ShardBasedBuilder):
     ):
         self._manual_dir = manual_dir
         self._skip_unreadable = skip_unreadable
+        self._progress: tqdm | None = None  # shown from when the lists are read
         super().__init__(file_format=file_format, **kwargs)
 
     @abc.abstractmethod
@@ -108,6 +109,10 @@ class ReleaseBuilder(tfds.core.ShardBasedBuilder):
             split: require_images(root / self.RELEASE.image_folders[split], [r.name for r in records])
             for split, records in splits.items()
         }
+        self._statistics = {
+            split: dict(zip(("images", "ids", "cameras"), counts, strict=True))
+            for split, counts in count_splits(splits).items()
+        }
         self._lists = fingerprint(splits)
         self._problems: dict[str, str] = {}
         self._progress = tqdm(
@@ -126,6 +131,7 @@ class ReleaseBuilder(tfds.core.ShardBasedBuilder):
     ) -> Iterator[tuple[int, Example]]:
         """Reads and checks the pictures of one shard on all cores; yields (line index, example) in order."""
         folder = root / self.RELEASE.image_folders[split]
+        assert self._progress is not None  # made with the shards
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:
             checked = executor.map(lambda record: read_and_check(folder / record.name), records)
             for index, (record, (data, problem)) in enumerate(zip(records, checked, strict=True), start):
@@ -153,7 +159,7 @@ class ReleaseBuilder(tfds.core.ShardBasedBuilder):
         try:
             super()._download_and_prepare(dl_manager, download_config)
         finally:
-            if hasattr(self, "_progress"):
+            if self._progress is not None:
                 self._progress.close()
         if self._problems:
             listed = "; ".join(
@@ -173,6 +179,7 @@ class ReleaseBuilder(tfds.core.ShardBasedBuilder):
             for split in self.info.splits.values():
                 if split.num_examples == 0:
                     raise DatasetError(f"{summary}. No picture of the split {split.name} can be read.")
+        self.info.metadata["statistics"] = self._statistics
         self.info.metadata["lists"] = self._lists
         self.info.metadata["left_out"] = dict(sorted(self._problems.items()))
         self._verify_shards()

@@ -281,6 +281,11 @@ def test_the_split_statistics_are_stored(tmp_path):
         "query": ["2"],
         "gallery": ["2"],
     }
+    assert builder.info.metadata["statistics"] == {
+        "train": {"images": 3, "ids": 2, "cameras": 3},
+        "query": {"images": 2, "ids": 2, "cameras": 2},
+        "gallery": {"images": 2, "ids": 2, "cameras": 2},
+    }
 
 
 def test_records_are_immutable():
