@@ -16,7 +16,7 @@ def _images(count: int = 2, size: int = 48) -> jax.Array:
     return jax.random.normal(jax.random.key(1), (count, size, size, 3))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
 def _init(model: MFGNet, images: jax.Array) -> dict:
     return model.init(jax.random.key(0), images, train=False)
 
