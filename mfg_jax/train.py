@@ -78,7 +78,7 @@ def create_train_state(
         width: of the images, in pixels.
     """
     image = jnp.zeros((1, height, width, 3), jnp.float32)
-    # Runs once, so it is not worth optimising: on a CPU it compiles in a third of the time (12 s to 3.4 s for the demo).
+    # Runs once, so it is not worth optimising: on a CPU it compiles in a third of the time (3.4 s, not 12 s).
     init = jax.jit(
         model.init, static_argnames="train", compiler_options={"xla_backend_optimization_level": 0}
     )
