@@ -2,11 +2,14 @@
 
 import contextlib
 import hashlib
+import lzma
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -24,6 +27,18 @@ MAX_EXPANSION = 20
 _ALWAYS_ALLOWED_BYTES = 100 << 20
 _MAX_MEMBERS = 10_000_000
 _CHUNK_BYTES = 1 << 20
+
+# What the standard library raises, somewhere, for a damaged archive.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    ValueError,
+)
 
 
 class Member(NamedTuple):
@@ -111,16 +126,27 @@ def _open(path: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
     try:
         with zipfile.ZipFile(path) if path.name.lower().endswith(".zip") else tarfile.open(path) as archive:
             yield archive
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError) as error:
+    except _DAMAGE as error:
+        raise _describe_damage(path, error) from None
+    except OSError as error:
+        if error.errno is None:  # gzip's and bz2's way of reporting damage
+            raise _describe_damage(path, error) from None
         raise DatasetError(
-            f"The archive {path} cannot be read: {error or 'it ends too early'}. The download is probably "
-            "incomplete; fetch it again."
-        ) from None
+            f"The archive {path} cannot be unpacked: {error}. Nothing was kept. Make room, or check that the "
+            "archive can be read and data_dir can be written."
+        ) from error
     except RuntimeError as error:  # zipfile's way of asking for a password
         raise DatasetError(
             f"The archive {path} cannot be unpacked: {error}. If it has a password, unpack it by hand with "
             "the password from the release's owners."
         ) from None
+
+
+def _describe_damage(path: Path, error: Exception) -> DatasetError:
+    return DatasetError(
+        f"The archive {path} cannot be read: {error or 'it ends too early'}. The download is probably "
+        "incomplete; fetch it again."
+    )
 
 
 def _iterate_members(path: Path, archive: zipfile.ZipFile | tarfile.TarFile) -> Iterator[Member]:
