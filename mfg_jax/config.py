@@ -27,7 +27,7 @@ FREE_ON_RESUME = (
 )
 
 # The protocols of each dataset, by the start of their names.
-_PROTOCOLS_OF = {
+PROTOCOLS_OF = {
     "synthetic_vehicles": "synthetic",
     "vehicle_csv": "csv",
     "vehicleid": "vehicleid-",
@@ -125,8 +125,8 @@ def check(config: ConfigDict, devices: int, processes: int) -> None:
 
 def _check_protocol(dataset: str, protocol: str) -> None:
     """A result under the name of another dataset's protocol would mislead whoever reads it."""
-    if dataset in _PROTOCOLS_OF and not protocol.startswith(_PROTOCOLS_OF[dataset]):
-        fitting = [name for name in PROTOCOLS if name.startswith(_PROTOCOLS_OF[dataset])]
+    if dataset in PROTOCOLS_OF and not protocol.startswith(PROTOCOLS_OF[dataset]):
+        fitting = [name for name in PROTOCOLS if name.startswith(PROTOCOLS_OF[dataset])]
         raise UserError(
             f"config.evaluate.protocol = {protocol!r} does not belong to the dataset {dataset!r}; its "
             f"{'protocol is' if len(fitting) == 1 else 'protocols are'} {', '.join(fitting)}."
