@@ -1,6 +1,7 @@
 """VeRi-776's index files against the camera rule."""
 
 import dataclasses
+import logging
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_releases import VERI_GOOD, VERI_JUNK, VERI_QUERY, write, write_veri776
 
+from tfds_builders import build
 from tfds_builders.errors import DatasetError
 from tfds_builders.records import Record
 from tfds_builders.veri776 import compare_index_files, read_annotations
@@ -64,6 +66,14 @@ def test_a_planted_disagreement_is_found_and_named(release, file_name, line, tex
     write(root / file_name, "".join(f"{entry}\r\n" for entry in lines))
     (found,) = compare_index_files(root, splits["query"], splits["gallery"]).disagreements
     assert found.startswith(expected)
+
+
+def test_a_disagreement_is_a_warning_when_the_dataset_is_built(release, tmp_path, caplog):
+    root, _ = release
+    write(root / "gt_index.txt", "3 \r\n1 2 4 \r\n5 \r\n")
+    with caplog.at_level(logging.WARNING):
+        build.build("veri776", data_dir=tmp_path / "data", manual_dir=root)
+    assert f"in 1 place: query {VERI_QUERY[0]}: gt_index.txt lacks" in caplog.text
 
 
 def test_the_other_names_of_the_files_are_known(release):

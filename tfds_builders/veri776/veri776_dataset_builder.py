@@ -5,8 +5,11 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import tensorflow_datasets as tfds
+from absl import logging
 
 from tfds_builders.annotations import (
+    count_of,
+    join_names,
     parse_integer,
     read_lines,
     read_text,
@@ -17,6 +20,7 @@ from tfds_builders.errors import DatasetError
 from tfds_builders.records import Record
 from tfds_builders.release import Release, SplitCounts
 from tfds_builders.release_builder import ReleaseBuilder
+from tfds_builders.veri776.index_files import compare_index_files
 
 _LISTS = {"train": "name_train.txt", "query": "name_query.txt", "gallery": "name_test.txt"}
 # The query pictures are also gallery pictures, so their labels are in the gallery's file.
@@ -153,5 +157,14 @@ class Builder(ReleaseBuilder):
     """
 
     def read_annotations(self, root: Path) -> dict[str, list[Record]]:
-        """See the module's function of the same name."""
-        return read_annotations(root)
+        """Reads the lists, and warns where the copy's index files disagree with the camera rule."""
+        splits = read_annotations(root)
+        comparison = compare_index_files(root, splits["query"], splits["gallery"])
+        if comparison is not None and comparison.disagreements:
+            logging.warning(
+                "VeRi-776 in %s: the index files disagree with the camera rule, which evaluation uses, in %s: %s.",
+                root,
+                count_of(len(comparison.disagreements), "place"),
+                join_names(comparison.disagreements),
+            )
+        return splits
