@@ -1,7 +1,7 @@
 """How fast is `evaluate`, beside the bare matrix product and other rankers? At VeRi-776's size, features to
 metrics.
 
-    python -m benchmarks.evaluator [--rounds=7] [--fastreid=DIR] [--torchreid=DIR]
+    python -m benchmarks.evaluator [--untrained] [--rounds=7] [--fastreid=DIR] [--torchreid=DIR]
 
 `--fastreid` and `--torchreid` name a folder that holds the `rank_cylib` of that project, built in place
 (`python setup.py build_ext --inplace`); without them, those rows are left out.
@@ -66,11 +66,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument(
+        "--untrained", action="store_true", help="embeddings without any order: the worst case"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--fastreid", type=pathlib.Path)
     parser.add_argument("--torchreid", type=pathlib.Path)
     options = parser.parse_args()
-    query, gallery = clustered_sets(QUERIES, GALLERY, WIDTH, identities=IDENTITIES, relevant=GALLERY)
+    query, gallery = clustered_sets(
+        QUERIES, GALLERY, WIDTH, identities=IDENTITIES, relevant=GALLERY, trained=not options.untrained
+    )
     pairs = int((query.ids[:, None] == gallery.ids).sum())
     print(
         f"{QUERIES:,} x {GALLERY:,} x {WIDTH:,} float32 on {jax.devices()[0].device_kind}; {pairs:,} pairs "

@@ -1,6 +1,6 @@
 """Does `evaluate` stay linear and small in memory up to a gallery of a million?
 
-    python -m benchmarks.evaluator_scale [--largest=1000000] [--figure=docs/evaluator_scale.png]
+    python -m benchmarks.evaluator_scale [--untrained] [--largest=1000000] [--figure=docs/evaluator_scale.png]
 
 2,000 queries, embeddings of 512 numbers, galleries from 1,000 up. Each size runs in a process of its own, so
 that its peak memory is its own. Prints, for each: seconds of `evaluate` and of the bare product (computed in
@@ -11,7 +11,6 @@ embeddings.
 import argparse
 import json
 import pathlib
-import resource
 import subprocess
 import sys
 
@@ -24,12 +23,17 @@ from benchmarks.retrieval_data import clustered_sets, interleaved_times
 from mfg_jax.retrieval import RetrievalSet, distance, evaluate
 
 QUERIES, WIDTH, HITS = 2_000, 512, 50
-_MIB = 2**20
 
 
-def peak_memory() -> int:
-    """Largest resident memory of this process so far, in bytes (Linux counts KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def forget_peak_memory() -> None:
+    """Makes Linux start the record of this process's largest resident memory anew."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory(what: str) -> float:
+    """Resident memory of this process in MiB: "VmRSS" now, "VmHWM" at its largest."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(what)).split()[1]) / 1024
 
 
 def bare_product(query: RetrievalSet, gallery: RetrievalSet) -> None:
@@ -47,18 +51,16 @@ def _product(query: jax.Array, gallery: jax.Array) -> jax.Array:
     return jax.lax.dot_general(query, gallery, (((1,), (1,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
 
 
-def measure(size: int, rounds: int) -> dict[str, float]:
+def measure(size: int, rounds: int, trained: bool) -> dict[str, float]:
     """Seconds and memory for one gallery size, in this process."""
     identities = min(QUERIES, max(1, size // HITS)) if size < QUERIES * HITS else QUERIES // 10
     query, gallery = clustered_sets(
-        QUERIES, size, WIDTH, identities=identities, relevant=min(size, identities * HITS)
+        QUERIES, size, WIDTH, identities=identities, relevant=min(size, identities * HITS), trained=trained
     )
-    features = query.features.nbytes + gallery.features.nbytes
-    # The peak of making the data must not hide that of evaluating: start a small evaluation first, then read
-    # it.
-    before = peak_memory()
+    forget_peak_memory()
+    before = memory("VmRSS")
     evaluate(query, gallery)
-    after = peak_memory()
+    peak = memory("VmHWM")
     seconds = interleaved_times(
         {"bare": lambda: bare_product(query, gallery), "evaluate": lambda: evaluate(query, gallery)}, rounds
     )
@@ -66,8 +68,9 @@ def measure(size: int, rounds: int) -> dict[str, float]:
         "size": size,
         "evaluate": min(seconds["evaluate"]),
         "bare": min(seconds["bare"]),
-        "peak_above_features": (after - features) / _MIB,
-        "peak_added": (after - before) / _MIB,
+        "features": (query.features.nbytes + gallery.features.nbytes) / 2**20,
+        "before": before,
+        "peak": peak,
     }
 
 
@@ -76,12 +79,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument(
+        "--untrained", action="store_true", help="embeddings without any order: the worst case"
+    )
     parser.add_argument("--largest", type=int, default=1_000_000)
     parser.add_argument("--figure", type=pathlib.Path)
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
-        print(json.dumps(measure(options.only, 2 if options.only >= 300_000 else 5)))
+        print(json.dumps(measure(options.only, 2 if options.only >= 300_000 else 5, not options.untrained)))
         return
     sizes = [
         size
@@ -89,16 +95,24 @@ def main() -> None:
         if size <= options.largest
     ]
     print(f"{QUERIES:,} queries x gallery x {WIDTH}")
-    print(f"{'gallery':>10}{'evaluate':>10}{'bare':>8}{'ratio':>7}{'us/item':>9}{'MiB above features':>20}")
+    heads = [("gallery", 10), ("evaluate", 10), ("bare", 8), ("ratio", 7), ("us/item", 9)]
+    heads += [("features", 10), ("before", 8), ("peak", 7)]
+    print("".join(f"{head:>{width}}" for head, width in heads), "MiB")
     rows = []
     for size in sizes:
-        command = [sys.executable, "-m", "benchmarks.evaluator_scale", f"--only={size}"]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.evaluator_scale",
+            f"--only={size}",
+            *(["--untrained"] if options.untrained else []),
+        ]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         row = json.loads(output.splitlines()[-1])
         rows.append(row)
         print(
             f"{size:>10,}{row['evaluate']:>10.3f}{row['bare']:>8.3f}{row['evaluate'] / row['bare']:>7.2f}"
-            f"{1e6 * row['evaluate'] / size:>9.2f}{row['peak_above_features']:>20.0f}",
+            f"{1e6 * row['evaluate'] / size:>9.2f}{row['features']:>10.0f}{row['before']:>8.0f}{row['peak']:>7.0f}",
             flush=True,
         )
     if options.figure:

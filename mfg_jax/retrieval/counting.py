@@ -7,6 +7,7 @@ and a binary search beat every comparison XLA compiles, unless there are very fe
 
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +21,8 @@ from jax.sharding import PartitionSpec as P
 from mfg_jax.retrieval import distance
 from mfg_jax.retrieval.retrieval_set import BoolArray, FloatArray, IntArray
 
-_COMPARE_AT_MOST = 2  # relevant images of a query, up to which comparing beats sorting on a CPU
-_ROWS_A_TASK = 32  # rows one thread sorts at a time, so that its copy stays in the second-level cache
+_ROWS_A_TASK = 32  # rows a thread takes at a time
+_PROBED_VALUES = 512  # of a row, to guess how much of it lies within the farthest hit
 _KEPT_VALUES = 2**26  # distances a block of queries may keep on the host: 256 MiB
 _THRESHOLDS_AT_ONCE = 32  # on an accelerator: distances of one query compared with a tile at a time
 
@@ -83,43 +84,52 @@ def count_nearer_in(values: FloatArray, pairs: Pairs) -> IntArray:
 
 
 def _count_by_sorting(tiles: Iterable[distance.Tile], pairs: Pairs, threshold: FloatArray) -> IntArray:
-    """Sorts each row of each tile and looks the thresholds up in it; on all cores."""
+    """Looks the thresholds up among the sorted values of each row of each tile; on all cores."""
     nearer = np.zeros(len(threshold), np.int64)
     queries = len(pairs.first) - 1
     # To count an equal distance too is to count what lies below the next larger number.
     threshold_or_equal = np.nextafter(threshold, np.float32(np.inf))
 
     def count_rows(tile: distance.Tile, start: int) -> None:
-        stop = min(start + _ROWS_A_TASK, queries)
-        here = slice(pairs.first[start], pairs.first[stop])
-        first = pairs.first[start : stop + 1] - here.start
-        if not first[-1]:
-            return
-        values = tile.values[start:stop]
-        row, item = pairs.row[here] - start, pairs.item[here] - tile.start
-        look_up = np.where(item >= values.shape[1], threshold_or_equal[here], threshold[here])
-        inside = np.flatnonzero((item >= 0) & (item < values.shape[1]))
-        below = nearer[here]
-        if np.diff(first).max() <= _COMPARE_AT_MOST:
-            below += [np.count_nonzero(values[r] < x) for r, x in zip(row, look_up, strict=True)]
-        else:
-            ordered = np.sort(values, axis=1)
-            found = np.concatenate(
-                [ordered[r].searchsorted(look_up[first[r] : first[r + 1]]) for r in range(stop - start)]
-            )
-            below += found
-            # In the tile that holds the pair's own item, look whether the next one is at the same distance.
-            following = np.minimum(found[inside] + 1, values.shape[1] - 1)
-            tied = (following == found[inside] + 1) & (ordered[row[inside], following] == look_up[inside])
-            inside = inside[tied]
-        # Of items at the same distance, only those before the pair's own count.
-        for pair in inside:
-            below[pair] += np.count_nonzero(values[row[pair], : item[pair]] == look_up[pair])
+        first = pairs.first[start : start + _ROWS_A_TASK + 1].tolist()
+        here = slice(first[0], first[-1])
+        item = pairs.item[here] - tile.start
+        after = item >= tile.values.shape[1]
+        look_up = np.where(after, threshold_or_equal[here], threshold[here])
+        inside = (item >= 0) & ~after
+        for row, (begin, end) in enumerate(itertools.pairwise(first), start):
+            if begin == end:
+                continue
+            values = tile.values[row]
+            own = slice(begin - here.start, end - here.start)
+            ordered = _sorted_up_to(values, look_up[own].max())
+            found = ordered.searchsorted(look_up[own])
+            nearer[begin:end] += found
+            # Where the tile holds the pair's own item: of items at the same distance, those before it count.
+            if inside[own].any():
+                following = np.minimum(found + 1, len(ordered) - 1)
+                tied = (following == found + 1) & (ordered[following] == look_up[own]) & inside[own]
+                for pair in own.start + np.flatnonzero(tied):
+                    before = values[: item[pair]] == look_up[pair]
+                    nearer[here.start + pair] += np.count_nonzero(before)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for tile in tiles:
             list(threads.map(functools.partial(count_rows, tile), range(0, queries, _ROWS_A_TASK)))
+            del tile  # or it would stay in memory while the tile after the next is computed
     return nearer
+
+
+def _sorted_up_to(values: FloatArray, farthest: np.float32) -> FloatArray:
+    """The (C,) values sorted; those above `farthest`, which nobody asks for, may be missing."""
+    # With a trained network hardly any of the gallery lies within the farthest hit. A look at the first few
+    # tells whether leaving the others out pays.
+    some = values[:_PROBED_VALUES]
+    if np.count_nonzero(some <= farthest) > len(some) // 4:
+        return np.sort(values)
+    within = values.compress(values <= farthest)
+    within.sort()
+    return within
 
 
 def _count_by_comparing(
