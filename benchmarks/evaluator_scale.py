@@ -16,8 +16,6 @@ import sys
 
 import jax
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from benchmarks.retrieval_data import clustered_sets, interleaved_times
 from mfg_jax.retrieval import RetrievalSet, distance, evaluate
@@ -121,6 +119,10 @@ def main() -> None:
 
 def draw(rows: list[dict[str, float]], path: pathlib.Path) -> None:
     """Seconds against gallery size, on logarithmic axes, with a line of slope one."""
+    # Not at the top: it would add to the memory of the processes that are measured.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     sizes = np.array([row["size"] for row in rows])
     figure = Figure(figsize=(7.2, 4.4), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)

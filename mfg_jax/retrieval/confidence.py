@@ -91,7 +91,7 @@ def confidence_intervals(
         UserError: Fewer than two identities, or a level that is not between 0 and 1.
     """
     return {
-        name: _interval(sums, counts, level, samples, seed)
+        name: bootstrap_interval(sums, counts, level, samples, seed)
         for name, (sums, counts) in _sums_by_identity(result, per_query_values).items()
     }
 
@@ -124,7 +124,7 @@ def compare(
         comparisons[name] = Comparison(
             first=float(sums.sum() / counts.sum()),
             second=float(of_second[name][0].sum() / counts.sum()),
-            difference=_interval(difference, counts, level, samples, seed),
+            difference=bootstrap_interval(difference, counts, level, samples, seed),
             p_value=_sign_flip_p_value(difference, samples, seed),
         )
     return comparisons
@@ -178,8 +178,21 @@ def _sums_by_identity(
     return {name: (sums(name), counts) for name in by_draw[0]}
 
 
-def _interval(sums: FloatVector, counts: FloatVector, level: float, samples: int, seed: int) -> Interval:
-    """Percentile bootstrap of sum(sums) / sum(counts) over identities."""
+def bootstrap_interval(
+    sums: FloatVector, counts: FloatVector, level: float, samples: int, seed: int
+) -> Interval:
+    """Percentile bootstrap of the mean of values that come in groups, drawing whole groups.
+
+    Args:
+        sums: (I,) sum of each group's values.
+        counts: (I,) number of each group's values.
+        level: Between 0 and 1.
+        samples: Bootstrap samples.
+        seed: Of the bootstrap.
+
+    Raises:
+        UserError: Fewer than two groups, or a level or number of samples out of range.
+    """
     identities = len(counts)
     if identities < 2:
         raise UserError(

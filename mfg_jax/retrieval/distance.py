@@ -29,7 +29,7 @@ from mfg_jax.retrieval.retrieval_set import FloatArray, IntArray
 
 _CPU_ROW_STEP = 64
 _CPU_COLUMN_STEP = 64
-_CPU_BLOCK_VALUES = 2**24  # distances of a tile: 64 MiB
+_CPU_BLOCK_VALUES = 2**23  # distances of a tile: 32 MiB, of which two exist at a time
 _TILE_BYTES = 2**26  # of gallery features on one device at a time
 _ACCELERATOR_ROWS = 512
 _ACCELERATOR_COLUMNS = 4096

@@ -9,7 +9,7 @@ import pytest
 from mfg_jax.errors import UserError
 from mfg_jax.retrieval import RetrievalSet, confidence_intervals, evaluate_protocol, format_intervals
 from mfg_jax.retrieval.compare import main
-from mfg_jax.retrieval.confidence import _interval, _sign_flip_p_value, compare
+from mfg_jax.retrieval.confidence import _sign_flip_p_value, bootstrap_interval, compare
 
 
 def some_result(noise, seed=0, identities=40, protocol="veri776"):
@@ -34,7 +34,7 @@ def coverage(runs, samples, identities=200, seed=0):
         # An identity is easy or hard as a whole: its queries' values share a mean drawn from a skewed law.
         easy = rng.beta(2, 1, identities)
         sums = rng.binomial(counts, easy).astype(np.float64)
-        interval = _interval(sums, counts.astype(np.float64), 0.95, samples, run)
+        interval = bootstrap_interval(sums, counts.astype(np.float64), 0.95, samples, run)
         held += interval.low <= 2 / 3 <= interval.high
     return held / runs
 
@@ -55,8 +55,10 @@ def test_drawing_queries_instead_of_identities_would_promise_too_much():
     counts = np.full(50, 20)
     easy = rng.beta(2, 1, 50)
     values = rng.binomial(1, np.repeat(easy, counts)).astype(np.float64)
-    by_identity = _interval(values.reshape(50, 20).sum(axis=1), counts.astype(np.float64), 0.95, 1000, 0)
-    by_query = _interval(values, np.ones(1000), 0.95, 1000, 0)
+    by_identity = bootstrap_interval(
+        values.reshape(50, 20).sum(axis=1), counts.astype(np.float64), 0.95, 1000, 0
+    )
+    by_query = bootstrap_interval(values, np.ones(1000), 0.95, 1000, 0)
     assert by_identity.high - by_identity.low > 1.5 * (by_query.high - by_query.low)
 
 
