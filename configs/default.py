@@ -95,4 +95,5 @@ def get_config() -> ConfigDict:
     # Devices
     parallel = config.parallel = ConfigDict()
     parallel.mapping = "shard_map"  # or "pmap": the same results, slower across processes
-    return config
+    # A configuration that starts from this one overrides fields; it cannot misspell one.
+    return config.lock()

@@ -18,6 +18,9 @@ from mfg_jax.errors import UserError
 Tree = Any
 Manager: TypeAlias = ocp.CheckpointManager
 
+# What Orbax and TensorStore raise for files that are missing or cut short.
+_DAMAGE = (AttributeError, KeyError, OSError, TypeError, ValueError)
+
 
 def open_manager(
     directory: pathlib.Path, *, keep_latest: int, best_metric: str | None, create: bool = True
@@ -48,6 +51,8 @@ def open_manager(
         step_prefix="step",
         step_format_fixed_length=8,
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+        # The policy decides what is kept; this alone makes Orbax write the metrics, which it needs after a restart.
+        best_fn=None if best_metric is None else lambda metrics: metrics[best_metric],
     )
     handlers = {
         "variables": ocp.StandardCheckpointHandler(),
@@ -100,19 +105,35 @@ def restore(manager: Manager, step: int, *, variables: Tree, optimizer: Tree) ->
     def abstract(tree: Tree) -> Tree:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
-    items = manager.restore(
+    items = _restore_items(
+        manager,
         step,
-        args=ocp.args.Composite(
-            variables=ocp.args.StandardRestore(abstract(variables)),
-            optimizer=ocp.args.StandardRestore(abstract(optimizer)),
-        ),
+        variables=ocp.args.StandardRestore(abstract(variables)),
+        optimizer=ocp.args.StandardRestore(abstract(optimizer)),
     )
     return items["variables"], items["optimizer"]
 
 
 def read_description(manager: Manager, step: int) -> dict[str, Any]:
     """The JSON saved with a step."""
-    return manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))["description"]
+    return _restore_items(manager, step, description=ocp.args.JsonRestore())["description"]
+
+
+def _restore_items(manager: Manager, step: int, **items: ocp.args.CheckpointArgs) -> Mapping[str, Any]:
+    """Restores items of a step; a damaged checkpoint becomes a `UserError`."""
+    try:
+        return manager.restore(step, args=ocp.args.Composite(**items))
+    except _DAMAGE as error:
+        raise _damaged(manager, step, error) from error
+
+
+def _damaged(manager: Manager, step: int, error: Exception) -> UserError:
+    others = ", ".join(str(other) for other in sorted(manager.all_steps()) if other != step) or "none"
+    reason = " ".join(str(error).split())[:200]
+    return UserError(
+        f"The checkpoint of step {step} in {manager.directory} is damaged or incomplete ({reason}). Move its folder "
+        f"away to go on from another one; the other steps there: {others}."
+    )
 
 
 def load_variables(directory: pathlib.Path, step: int | None = None) -> tuple[Tree, dict[str, Any], int]:
@@ -143,14 +164,17 @@ def load_variables(directory: pathlib.Path, step: int | None = None) -> tuple[Tr
         # The target is built from the checkpoint's own metadata: without one, Orbax would ask for the devices that
         # wrote it.
         device = SingleDeviceSharding(jax.local_devices()[0])
+        try:
+            metadata = manager.item_metadata(step)["variables"].tree
+        except _DAMAGE as error:
+            raise _damaged(manager, step, error) from error
         target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-            manager.item_metadata(step)["variables"].tree,
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), metadata
         )
-        items = manager.restore(
+        items = _restore_items(
+            manager,
             step,
-            args=ocp.args.Composite(
-                variables=ocp.args.StandardRestore(target), description=ocp.args.JsonRestore()
-            ),
+            variables=ocp.args.StandardRestore(target),
+            description=ocp.args.JsonRestore(),
         )
         return items["variables"], items["description"], step

@@ -2,29 +2,74 @@
 
 import difflib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from mfg_jax.errors import UserError
+from mfg_jax.models.mfg_net import ATTENTION_PLACES
+from mfg_jax.models.parts import POOLINGS
+from mfg_jax.models.resnet import STAGE_BLOCKS
+from mfg_jax.optimizer import OPTIMIZERS
 from mfg_jax.parallel import MAPPINGS
 from mfg_jax.retrieval.protocols import PROTOCOLS, get_protocol
 
-# Fields that may differ when a run is resumed: they change where and how fast it runs or what is looked at, but not one
-# bit of the weights at a given step.
+# Fields that may differ when a run is resumed: they change where and how fast it runs or what is looked at, but not the
+# weights at a given step (another number of devices or mapping changes them by rounding alone).
 FREE_ON_RESUME = (
-    "checkpoint.",
-    "data.data_dir",
-    "data.manual_dir",
-    "data.threads",
-    "data.workers",
-    "evaluate.",
-    "parallel.",
-    "train.epochs",
-    "train.log_every_steps",
-    "train.max_steps",
+    "config.checkpoint.",
+    "config.data.data_dir",
+    "config.data.manual_dir",
+    "config.data.threads",
+    "config.data.workers",
+    "config.evaluate.",
+    "config.parallel.",
+    "config.train.epochs",
+    "config.train.log_every_steps",
+    "config.train.max_steps",
 )
+
+# The smallest and the largest value of numbers; a field that is not set (None) passes.
+_EVALUATION_RANGES = {
+    "data.height": (8, math.inf),
+    "data.width": (8, math.inf),
+    "data.threads": (1, math.inf),
+    "data.workers": (0, math.inf),
+    "evaluate.batch_size": (1, math.inf),
+    "evaluate.seed": (0, math.inf),
+}
+_TRAINING_RANGES = {
+    "seed": (0, 2**31 - 1),
+    "model.width": (1, math.inf),
+    "model.head_width": (1, math.inf),
+    "model.attention_reduction": (1, math.inf),
+    "train.epochs": (1, math.inf),
+    "train.batch_size": (1, math.inf),
+    "train.images_per_identity": (2, math.inf),
+    "train.max_steps": (1, math.inf),
+    "train.log_every_steps": (1, math.inf),
+    "augment.flip_probability": (0, 1),
+    "augment.crop_padding": (0, math.inf),
+    "augment.brightness": (0, 1),
+    "augment.contrast": (0, 1),
+    "augment.saturation": (0, 1),
+    "augment.erase_probability": (0, 1),
+    "loss.label_smoothing": (0, 1),
+    "loss.identity_weight": (0, math.inf),
+    "loss.triplet_weight": (0, math.inf),
+    "loss.triplet_margin": (0, math.inf),
+    "optimizer.base_rate": (0, math.inf),
+    "optimizer.decay_factor": (0, 1),
+    "optimizer.warmup_epochs": (0, math.inf),
+    "optimizer.momentum": (0, 1),
+    "optimizer.weight_decay": (0, math.inf),
+    "optimizer.clip_norm": (0, math.inf),
+    "evaluate.every_epochs": (1, math.inf),
+    "checkpoint.every_steps": (1, math.inf),
+    "checkpoint.keep_latest": (1, math.inf),
+}
 
 # The protocols of each dataset, by the start of their names.
 PROTOCOLS_OF = {
@@ -77,50 +122,86 @@ def check(config: ConfigDict, devices: int, processes: int) -> None:
     Raises:
         UserError: naming the first field that cannot be used, and values that can.
     """
+    check_evaluation(config, devices, processes)
+    _check_model(config.model)
+    _check_ranges(config, _TRAINING_RANGES)
+    batch_size, per_identity = config.train.batch_size, config.train.images_per_identity
+    unit = math.lcm(devices, per_identity)
+    fitting = max(unit * max(1, round(batch_size / unit)), 2 * per_identity)
+    if batch_size % per_identity or batch_size // per_identity < 2:
+        raise UserError(
+            f"config.train.batch_size is {batch_size}, which is not two or more identities of "
+            f"config.train.images_per_identity = {per_identity} images each. Use {fitting}, or another number of "
+            "images."
+        )
+    _check_shared("train.batch_size", batch_size, devices, processes, fitting)
+    _check_one_of("optimizer.name", config.optimizer.name, OPTIMIZERS)
+    _check_one_of("parallel.mapping", config.parallel.mapping, MAPPINGS)
+    epochs = list(config.optimizer.decay_epochs)
+    if epochs != sorted(set(epochs)) or any(not isinstance(epoch, int) or epoch < 1 for epoch in epochs):
+        raise UserError(
+            f"config.optimizer.decay_epochs is {tuple(epochs)}; it is whole epochs of 1 or more, ascending: (15, 30)."
+        )
+
+
+def check_evaluation(config: ConfigDict, devices: int, processes: int) -> None:
+    """Checks what evaluating a checkpoint needs; arguments and errors as in `check`."""
     for name in ("data.dataset", "evaluate.protocol"):
-        group, field = name.split(".")
-        if config[group][field] is None:
+        if _field(config, name) is None:
             raise UserError(
                 f"config.{name} is not set. Start from a configuration that names its dataset, such as "
                 f"configs/vric.py or configs/synthetic.py, or give --config.{name}=NAME."
             )
-    for name, smallest in (
-        ("data.height", 8),
-        ("data.width", 8),
-        ("data.threads", 1),
-        ("data.workers", 0),
-        ("train.epochs", 1),
-        ("train.batch_size", 1),
-        ("train.images_per_identity", 2),
-        ("train.log_every_steps", 1),
-        ("evaluate.batch_size", 1),
-        ("evaluate.every_epochs", 1),
-        ("checkpoint.keep_latest", 1),
-    ):
-        group, field = name.split(".")
-        if config[group][field] < smallest:
-            raise UserError(f"config.{name} is {config[group][field]}; it has to be at least {smallest}.")
-
-    batch_size, per_identity = config.train.batch_size, config.train.images_per_identity
-    if batch_size % per_identity or batch_size // per_identity < 2:
-        raise UserError(
-            f"config.train.batch_size is {batch_size}, which is not two or more identities of "
-            f"config.train.images_per_identity = {per_identity} images each. Use a multiple of {per_identity}, such as "
-            f"{max(2, round(batch_size / per_identity)) * per_identity}, or another number of images."
-        )
-    for name, size in (("train.batch_size", batch_size), ("evaluate.batch_size", config.evaluate.batch_size)):
-        if size % devices:
-            raise UserError(
-                f"config.{name} is {size}, which cannot be divided equally among {devices} devices of {processes} "
-                f"process(es). Use a multiple of {devices}, such as {max(1, round(size / devices)) * devices}."
-            )
     _check_protocol(config.data.dataset.partition("/")[0], get_protocol(config.evaluate.protocol).name)
-    if config.parallel.mapping not in MAPPINGS:
+    _check_ranges(config, _EVALUATION_RANGES)
+    size = config.evaluate.batch_size
+    _check_shared("evaluate.batch_size", size, devices, processes, max(1, round(size / devices)) * devices)
+
+
+def _check_model(model: ConfigDict) -> None:
+    _check_one_of("model.depth", model.depth, tuple(STAGE_BLOCKS))
+    _check_one_of("model.stem_stride", model.stem_stride, (2, 4))
+    _check_one_of("model.last_stride", model.last_stride, (1, 2))
+    _check_one_of("model.attention", model.attention, ATTENTION_PLACES)
+    _check_one_of("model.pooling", model.pooling, POOLINGS)
+    _check_one_of("model.dtype", model.dtype, ("float32", "bfloat16"))
+    parts = model.granularities
+    if (
+        isinstance(parts, str)
+        or not parts
+        or any(not isinstance(part, int) or part < 1 for part in parts)
+        or len(set(parts)) != len(parts)
+    ):
         raise UserError(
-            f"config.parallel.mapping is {config.parallel.mapping!r}; it is one of {', '.join(MAPPINGS)}."
+            f"config.model.granularities is {parts!r}; it is one or more different whole numbers of stripes, "
+            "1 for the global branch: (1, 2, 3)."
         )
-    if config.model.dtype not in ("float32", "bfloat16"):
-        raise UserError(f"config.model.dtype is {config.model.dtype!r}; it is float32 or bfloat16.")
+
+
+def _check_ranges(config: ConfigDict, ranges: Mapping[str, tuple[float, float]]) -> None:
+    for name, (lowest, highest) in ranges.items():
+        value = _field(config, name)
+        if value is not None and not lowest <= value <= highest:
+            bound = f"at least {lowest:g}" if highest == math.inf else f"from {lowest:g} to {highest:g}"
+            raise UserError(f"config.{name} is {value}; it has to be {bound}.")
+
+
+def _check_one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    if value not in allowed:
+        raise UserError(f"config.{name} is {value!r}; it is one of {', '.join(map(str, allowed))}.")
+
+
+def _check_shared(name: str, size: int, devices: int, processes: int, fitting: int) -> None:
+    if size % devices:
+        raise UserError(
+            f"config.{name} is {size}, which cannot be divided equally among {devices} devices of {processes} "
+            f"process(es). Use a multiple of {devices}, such as {fitting}."
+        )
+
+
+def _field(config: ConfigDict, name: str) -> Any:
+    group, _, field = name.rpartition(".")
+    return config[group][field] if group else config[field]
 
 
 def _check_protocol(dataset: str, protocol: str) -> None:
@@ -134,11 +215,11 @@ def _check_protocol(dataset: str, protocol: str) -> None:
 
 
 def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: str) -> None:
-    """Checks that a checkpoint belongs to this configuration, so that resuming continues the same run.
+    """Checks that a checkpoint belongs to this run, so that resuming continues it.
 
     Args:
-        saved: the configuration stored in the checkpoint, as JSON values.
-        current: the one asked for, likewise.
+        saved: the description stored in the checkpoint: `config`, and what it says of the training images.
+        current: the one of the run asked for, likewise.
         workdir: where the checkpoint is, for the message.
 
     Raises:
@@ -146,13 +227,13 @@ def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], workdir
     """
     before, now = dict(flatten(saved)), dict(flatten(current))
     different = [
-        f"config.{name} was {before.get(name, 'not there')!r} and is now {now.get(name, 'not there')!r}"
+        f"{name} was {before.get(name, 'not there')!r} and is now {now.get(name, 'not there')!r}"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name) and not name.startswith(FREE_ON_RESUME)
     ]
     if different:
         shown = "; ".join(different[:5]) + ("; ..." if len(different) > 5 else "")
         raise UserError(
-            f"{workdir} holds checkpoints of another configuration: {shown}. Give another --workdir to start a new "
-            "run, or the configuration of before to resume the old one. Nothing was changed."
+            f"{workdir} holds checkpoints of another run: {shown}. Give another --workdir to start a new run, or the "
+            "configuration and data of before to resume the old one. Nothing was changed."
         )

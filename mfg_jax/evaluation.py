@@ -8,12 +8,11 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mfg_jax import checkpoint, embedding, parallel, run_description
+from mfg_jax import checkpoint, embedding, inference, parallel, run_description
 from mfg_jax import config as configs
 from mfg_jax.data import loader, source
 from mfg_jax.data.images import decode
 from mfg_jax.metric_writer import read_metrics
-from mfg_jax.models import MFGNet
 from mfg_jax.retrieval import (
     Protocol,
     Result,
@@ -119,15 +118,18 @@ def evaluate_variables(
         context={"step": step, **run_description.describe(configs.to_json(config))},
     )
     if jax.process_index() == 0:
-        result.to_json(result_path(workdir, protocol.name, step))
-        picture = workdir / "pictures" / f"ranked_lists_{protocol.name}.png"
-        draw_ranked_lists(protocol, result, sets, splits, picture)
+        name = result_name(config, step)
+        result.to_json(workdir / "results" / f"{name}.json")
+        draw_ranked_lists(protocol, result, sets, splits, workdir / "pictures" / f"ranked_lists_{name}.png")
     return result
 
 
-def result_path(workdir: pathlib.Path, protocol: str, step: int) -> pathlib.Path:
-    """Where the result of a step by a protocol is stored."""
-    return workdir / "results" / f"{protocol}_step_{step:08d}.json"
+def result_name(config: ConfigDict, step: int) -> str:
+    """What the result of a step is called: all that tells it from others of the same run."""
+    protocol = get_protocol(config.evaluate.protocol)
+    seed = f"_seed{config.evaluate.seed}" if protocol.draws_gallery else ""
+    flip = "_flip" if config.evaluate.flip else ""
+    return f"{protocol.name}{seed}{flip}_step_{step:08d}"
 
 
 def headline(result: Result) -> dict[str, float]:
@@ -139,10 +141,10 @@ def headline(result: Result) -> dict[str, float]:
 def evaluate_checkpoint(config: ConfigDict, workdir: pathlib.Path, step: int | None) -> None:
     """Evaluates a checkpoint of `workdir` by the configured protocol and prints the table.
 
-    The network is rebuilt from what the checkpoint says; the configuration decides dataset, protocol and batch size.
+    The network, its image size and all else that made it are those stored in the checkpoint.
 
     Args:
-        config: with the fields of `configs/default.py`.
+        config: its dataset with directories and workers, and its `evaluate` fields, are read.
         workdir: of a run that saved a checkpoint.
         step: which checkpoint; None for the newest.
 
@@ -151,24 +153,33 @@ def evaluate_checkpoint(config: ConfigDict, workdir: pathlib.Path, step: int | N
         tfds_builders.errors.DatasetError: the dataset is missing or malformed.
     """
     mesh = parallel.make_mesh()
-    configs.check(config, mesh.size, jax.process_count())
+    configs.check_evaluation(config, mesh.size, jax.process_count())
     variables, description, step = checkpoint.load_variables(workdir / "checkpoints", step)
-    model = MFGNet(num_identities=description["num_identities"], **description["config"]["model"])
-    splits = open_splits(config)
+    trained = ConfigDict(description["config"])
+    trained.evaluate = config.evaluate
+    for field in ("dataset", "data_dir", "manual_dir", "threads", "workers"):
+        trained.data[field] = config.data[field]
+    config = trained
+    model = inference.rebuild_network(description)
+    splits = open_splits(open_dataset(config), config)
     forward = embedding.make_forward(model, mesh, flip=config.evaluate.flip)
     result = evaluate_variables(
         forward, parallel.replicate(variables, mesh), splits, mesh, config, step=step, workdir=workdir
     )
     if jax.process_index() == 0:
         print(format_table({f"step {step}": result}))
-        print(f"Result: {result_path(workdir, result.protocol, step)}")
+        print(f"Result: {workdir / 'results' / result_name(config, step)}.json")
 
 
-def open_splits(config: ConfigDict) -> dict[str, source.Split]:
-    """Opens the splits the configured protocol needs, building the dataset on first use."""
-    builder = source.open_dataset(
+def open_dataset(config: ConfigDict) -> source.Builder:
+    """Opens the configured dataset, building it on first use."""
+    return source.open_dataset(
         config.data.dataset, data_dir=config.data.data_dir, manual_dir=config.data.manual_dir
     )
+
+
+def open_splits(builder: source.Builder, config: ConfigDict) -> dict[str, source.Split]:
+    """Opens the splits the configured protocol needs."""
     return {name: source.open_split(builder, name) for name in get_protocol(config.evaluate.protocol).splits}
 
 
@@ -224,21 +235,22 @@ def draw_ranked_lists(
     )
 
 
-def summarise(workdir: pathlib.Path, protocol: str, last_step: int) -> str:
+def summarise(workdir: pathlib.Path, config: ConfigDict, last_step: int) -> str:
     """Draws the training curves, and makes the final table, with the untrained network's figures where known.
 
     Args:
         workdir: of a run that was evaluated at `last_step`.
-        protocol: it was evaluated by.
+        config: of that run.
         last_step: of the training.
 
     Returns:
         The table, which is also written to `results/table.txt`.
     """
     results = {}
-    if result_path(workdir, protocol, 0).exists():
-        results["untrained"] = Result.from_json(result_path(workdir, protocol, 0))
-    results[f"trained, step {last_step}"] = Result.from_json(result_path(workdir, protocol, last_step))
+    for label, step in (("untrained", 0), (f"trained, step {last_step}", last_step)):
+        path = workdir / "results" / f"{result_name(config, step)}.json"
+        if path.exists():
+            results[label] = Result.from_json(path)
     table = format_table(results)
     write_text(workdir / "results" / "table.txt", table + "\n")
 

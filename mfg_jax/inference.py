@@ -89,6 +89,13 @@ class Embedder:
             raise UserError(f"The image {path} cannot be read: {error}") from error
 
 
+def rebuild_network(description: Mapping[str, Any]) -> MFGNet:
+    """The network that a checkpoint's description tells of."""
+    settings = dict(description["config"]["model"])
+    granularities = tuple(settings.pop("granularities"))  # JSON knows only lists
+    return MFGNet(num_identities=description["num_identities"], granularities=granularities, **settings)
+
+
 def load(workdir: str | os.PathLike[str], step: int | None = None) -> Embedder:
     """Loads a trained network, whatever number of devices it was trained on.
 
@@ -100,7 +107,7 @@ def load(workdir: str | os.PathLike[str], step: int | None = None) -> Embedder:
         UserError: there is no such checkpoint.
     """
     variables, description, step = checkpoint.load_variables(pathlib.Path(workdir) / "checkpoints", step)
-    model = MFGNet(num_identities=description["num_identities"], **description["config"]["model"])
+    model = rebuild_network(description)
     mesh = parallel.make_mesh()
     return Embedder(
         config=description["config"],

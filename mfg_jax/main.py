@@ -5,6 +5,7 @@
 Training that was stopped is resumed by the same command. Exit status 1 means bad input, told in a paragraph.
 """
 
+import itertools
 import logging
 import pathlib
 import re
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from mfg_jax.config import flatten, nearest_field
 from mfg_jax.errors import UserError
@@ -37,7 +38,7 @@ _STEP = flags.DEFINE_integer(
 
 def _parse_flags(arguments: Sequence[str]) -> list[str]:
     """Parses the command line; whatever is wrong with it becomes a `UserError`."""
-    path = next((a.partition("=")[2] for a in arguments[1:] if re.match(r"--?config=", a)), None)
+    path = _option_value(arguments[1:], "config")
     if path is not None:
         _check_fields(path, arguments[1:])
     app.define_help_flags()
@@ -45,6 +46,16 @@ def _parse_flags(arguments: Sequence[str]) -> list[str]:
         return list(flags.FLAGS(list(arguments)))
     except flags.Error as error:
         raise UserError(f"{error}. See --help for the options.") from error
+
+
+def _option_value(arguments: Sequence[str], name: str) -> str | None:
+    """The value of `--name=value` or `--name value`; None where it is not given."""
+    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
+        if argument in (f"--{name}", f"-{name}"):
+            return following
+        if re.match(rf"--?{name}=", argument):
+            return argument.partition("=")[2]
+    return None
 
 
 def _check_fields(path: str, arguments: Sequence[str]) -> None:
@@ -59,15 +70,17 @@ def _check_fields(path: str, arguments: Sequence[str]) -> None:
         raise UserError(f"There is no configuration file {path}. Configurations found: {known}.")
     try:
         config = runpy.run_path(path)["get_config"]()
-    except KeyError as error:
+    except Exception as error:  # the file is a program of the user's, and may raise anything
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"{path} is not a configuration: it has no {error}. Expected a function get_config()."
+            f"The configuration {path} cannot be loaded: {type(error).__name__}: {reason}. Expected a function "
+            "get_config() that returns a ConfigDict, such as the one of configs/default.py."
         ) from error
-    except (AttributeError, SyntaxError, ImportError, TypeError) as error:
-        raise UserError(f"The configuration {path} cannot be loaded: {error}".replace("\n", " ")) from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"get_config() of {path} returns a {type(config).__name__}; expected a ConfigDict.")
     known_fields = [name for name, _ in flatten(config.to_dict())]
     for argument in arguments:
-        match = re.match(r"--?config\.([\w.]+)", argument)
+        match = re.match(r"--?(?:no)?config\.([\w.]+)", argument)
         if match and match[1] not in known_fields:
             raise UserError(
                 f"There is no field config.{match[1]}. The nearest known one is "
@@ -91,7 +104,7 @@ def _run(arguments: Sequence[str]) -> None:
     logging.getLogger("mfg_jax").addHandler(handler)
     logging.getLogger("mfg_jax").setLevel(logging.INFO)
     logging.getLogger("mfg_jax").propagate = False
-    # Imported late, so that a mistyped option is answered at once.
+    # Imported late: TFDS and Grain take their time, and a mistyped option is answered without them.
     if _MODE.value == "train":
         from mfg_jax import train
 

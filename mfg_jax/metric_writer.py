@@ -9,6 +9,8 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from mfg_jax.errors import UserError
+
 
 class MetricWriter:
     """Writes to `metrics.jsonl` and `tensorboard/` under a work directory.
@@ -28,14 +30,14 @@ class MetricWriter:
         if not active:
             return
         path = workdir / "metrics.jsonl"
-        kept = [line for line in read_metrics(workdir) if line["step"] <= first_step]
+        # A run that starts anew does its step 0, the evaluation of the untrained network, again as well.
+        kept = [line for line in read_metrics(workdir) if first_step and line["step"] <= first_step]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         temporary.replace(path)
         self._lines = path.open("a", buffering=1)
-        self._events = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=first_step + 1 if first_step else None
-        )
+        purged = first_step + 1 if first_step else 0
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=purged)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes the scalars of a step; a value that is not finite becomes null in the JSON line."""
@@ -61,10 +63,23 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`, oldest first; none where there is no such file.
 
     A last line cut short by a kill is left out.
+
+    Raises:
+        UserError: a line is not one of ours.
     """
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return []
     lines = path.read_text().split("\n")
     # What follows the last newline is empty, or a line that was being written.
-    return [json.loads(line) for line in lines[:-1]]
+    metrics = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            metrics.append(json.loads(line))
+            metrics[-1]["step"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{path}, line {number}: {line[:80]!r} is not a line of metrics, which is a JSON object with a step. "
+                "Remove the line, or move the file away to start a new one."
+            ) from error
+    return metrics

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import jax
 import optax
 
+OPTIMIZERS = ("sgd", "adam")
+
 
 def step_decay_schedule(
     base_rate: float,

@@ -7,10 +7,13 @@ import platform
 import resource
 import shlex
 import sys
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+
+from mfg_jax.errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy")
 
@@ -37,9 +40,24 @@ def describe(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def make_workdir(workdir: pathlib.Path) -> None:
+    """Makes the directory of a run where it is missing.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"The work directory {workdir} cannot be made or written: {error.strerror}. Give another --workdir."
+        ) from error
+
+
 def write(workdir: pathlib.Path, settings: Mapping[str, Any]) -> None:
     """Writes `run.json` into `workdir`; a resumed run writes it anew."""
-    workdir.mkdir(parents=True, exist_ok=True)
     temporary = workdir / "run.json.tmp"
     temporary.write_text(json.dumps(describe(settings), indent=2) + "\n")
     temporary.replace(workdir / "run.json")

@@ -190,20 +190,30 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
     writes = jax.process_index() == 0
     configs.check(config, mesh.size, jax.process_count())
     settings = configs.to_json(config)
+    run_description.make_workdir(workdir)
+    builder = evaluation.open_dataset(config)
+    split = source.open_split(builder, "train")
+    test_splits = evaluation.open_splits(builder, config)
+    index = sampling.index_identities(split.ids)
+    steps_per_epoch, total_steps = count_steps(config, len(split), index.num_identities)
+    description = {
+        "config": settings,
+        "num_identities": index.num_identities,
+        "training_images": {"count": len(split), "fingerprint": split.fingerprint()},
+    }
     manager = checkpoint.open_manager(
         workdir / "checkpoints", keep_latest=config.checkpoint.keep_latest, best_metric="mAP"
     )
     first_step = manager.latest_step() or 0
     if first_step:
-        saved = checkpoint.read_description(manager, first_step)
-        configs.check_same_run(saved["config"], settings, str(workdir))
+        configs.check_same_run(checkpoint.read_description(manager, first_step), description, str(workdir))
+    if first_step > total_steps:
+        raise UserError(
+            f"{workdir} holds a checkpoint of step {first_step}, but this configuration ends at step {total_steps}. "
+            "Raise config.train.epochs or config.train.max_steps, or give another --workdir."
+        )
     if writes:
         run_description.write(workdir, settings)
-
-    split = open_train_split(config)
-    test_splits = evaluation.open_splits(config)
-    index = sampling.index_identities(split.ids)
-    steps_per_epoch, total_steps = count_steps(config, len(split), index.num_identities)
     logger.info(
         "%d training images of %d identities; %d steps an epoch, %d in all; %d device(s), %d process(es).",
         *(len(split), index.num_identities, steps_per_epoch, total_steps, mesh.size, jax.process_count()),
@@ -233,7 +243,10 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
     state = parallel.replicate(state, mesh)
     if first_step:
         state = restore_state(manager, first_step, state)
-        logger.info("Resumed at step %d, in epoch %d.", first_step, first_step // steps_per_epoch + 1)
+        if first_step == total_steps:
+            logger.info("Training was finished before, at step %d.", first_step)
+        else:
+            logger.info("Resumed at step %d, in epoch %d.", first_step, first_step // steps_per_epoch + 1)
 
     train_step = parallel.map_step(
         make_train_step(
@@ -265,11 +278,6 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
         threads=config.data.threads,
         workers=config.data.workers,
     )
-    description = {
-        "config": settings,
-        "num_identities": index.num_identities,
-        "steps_per_epoch": steps_per_epoch,
-    }
     line = ProgressLine(
         first_step=first_step,
         total_steps=total_steps,
@@ -285,7 +293,8 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
             writer.write(0, {f"evaluation/{name}": value for name, value in untrained.items()})
         line.restart()
         for step, batch in enumerate(batches, start=first_step + 1):
-            state, metrics = train_step(state, parallel.place_batch(batch, mesh, config.parallel.mapping))
+            inputs = {name: batch[name] for name in ("image", "label")}
+            state, metrics = train_step(state, parallel.place_batch(inputs, mesh, config.parallel.mapping))
             pending.append(metrics)
             epoch, steps_into_epoch = divmod(step, steps_per_epoch)
             evaluates = step == total_steps or (
@@ -314,22 +323,17 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
                     metrics=figures,
                 )
                 line.restart()
+        if not (workdir / "results" / f"{evaluation.result_name(config, total_steps)}.json").exists():
+            # Training was finished before, and evaluated otherwise than is asked for now.
+            evaluate_state(state.variables, step=total_steps)
     if writes:
-        print(evaluation.summarise(workdir, config.evaluate.protocol, last_step=total_steps))
+        print(evaluation.summarise(workdir, config, last_step=total_steps))
         print(f"Results, pictures and checkpoints are in {workdir}.")
         logger.info(
             "Done in %s; peak memory %.2f GiB.",
             duration(time.monotonic() - started),
             run_description.peak_memory_bytes() / 2**30,
         )
-
-
-def open_train_split(config: ConfigDict) -> source.Split:
-    """Opens the split "train", building the dataset on first use."""
-    builder = source.open_dataset(
-        config.data.dataset, data_dir=config.data.data_dir, manual_dir=config.data.manual_dir
-    )
-    return source.open_split(builder, "train")
 
 
 def count_steps(config: ConfigDict, images: int, identities: int) -> tuple[int, int]:
@@ -361,15 +365,15 @@ def mean_metrics(pending: Sequence[Metrics], step: int) -> dict[str, float]:
     """Fetches the metrics of the last steps from the device and averages each.
 
     Raises:
-        UserError: the loss was not finite; nothing of these steps has been saved yet.
+        UserError: a loss or gradient was not finite; nothing of these steps has been saved yet.
     """
     fetched = jax.device_get(list(pending))
-    scalars = {name: float(np.mean([metrics[name] for metrics in fetched])) for name in fetched[0]}
-    if not np.isfinite(scalars["loss"]):
-        first = next(i for i, metrics in enumerate(fetched) if not np.isfinite(metrics["loss"]))
-        raise UserError(
-            f"The loss is not finite at step {step - len(fetched) + first + 1}. Training was stopped; the checkpoints "
-            "before it are untouched. A lower config.optimizer.base_rate, a longer config.optimizer.warmup_epochs or "
-            "config.optimizer.clip_norm usually helps."
-        )
-    return scalars
+    for done, metrics in enumerate(fetched, start=step - len(fetched) + 1):
+        for name in ("loss", "gradient_norm"):
+            if not np.isfinite(metrics[name]):
+                raise UserError(
+                    f"At step {done} the {name.replace('_', ' ')} is {metrics[name]}. Training was stopped; the "
+                    "checkpoints before this step are untouched. A lower config.optimizer.base_rate, a longer "
+                    "config.optimizer.warmup_epochs or config.optimizer.clip_norm usually helps."
+                )
+    return {name: float(np.mean([metrics[name] for metrics in fetched])) for name in fetched[0]}

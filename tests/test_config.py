@@ -1,7 +1,9 @@
 """The shipped configurations: each loads, passes its checks, and names a protocol whose splits its dataset has."""
 
+import copy
 import importlib
 import pathlib
+import re
 
 import pytest
 
@@ -38,13 +40,69 @@ def test_every_protocol_of_a_release_has_its_splits():
 
 
 def test_resuming_allows_what_changes_no_weight_and_refuses_the_rest():
-    saved = {"seed": 0, "train": {"epochs": 10, "batch_size": 32}, "data": {"threads": 2, "height": 64}}
-    other = {"seed": 0, "train": {"epochs": 20, "batch_size": 32}, "data": {"threads": 8, "height": 64}}
+    saved = {
+        "config": {
+            "seed": 0,
+            "train": {"epochs": 10, "batch_size": 32},
+            "data": {"threads": 2, "height": 64},
+        },
+        "training_images": {"count": 100, "fingerprint": "abc"},
+    }
+    other = copy.deepcopy(saved)
+    other["config"]["train"]["epochs"] = 20
+    other["config"]["data"]["threads"] = 8
     configs.check_same_run(saved, other, "runs/x")
-    other["data"]["height"] = 96
-    del other["seed"]
-    with pytest.raises(UserError, match=r"config\.data\.height was 64 and is now 96; config\.seed was 0"):
+    other["config"]["data"]["height"] = 96
+    other["training_images"]["fingerprint"] = "abd"
+    with pytest.raises(
+        UserError,
+        match=r"config\.data\.height was 64 and is now 96; training_images\.fingerprint was 'abc' and is now 'abd'",
+    ):
         configs.check_same_run(saved, other, "runs/x")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model.depth", 19, "config.model.depth is 19; it is one of 10, 18, 34, 50, 101"),
+        ("model.granularities", (2, 2), "one or more different whole numbers of stripes"),
+        ("model.granularities", (0, 2), "one or more different whole numbers of stripes"),
+        ("model.granularities", (), "one or more different whole numbers of stripes"),
+        ("model.attention", "foo", "config.model.attention is 'foo'; it is one of none, branch, block"),
+        ("model.pooling", "sum", "config.model.pooling is 'sum'; it is one of average, max, gem"),
+        ("model.attention_reduction", 0, "config.model.attention_reduction is 0; it has to be at least 1"),
+        ("model.head_width", -3, "config.model.head_width is -3; it has to be at least 1"),
+        ("model.dtype", "float16", "config.model.dtype is 'float16'; it is one of float32, bfloat16"),
+        ("optimizer.name", "adamm", "config.optimizer.name is 'adamm'; it is one of sgd, adam"),
+        ("optimizer.decay_epochs", (30, 15), "it is whole epochs of 1 or more, ascending"),
+        ("augment.crop_padding", -2, "config.augment.crop_padding is -2; it has to be at least 0"),
+        (
+            "augment.erase_probability",
+            1.5,
+            "config.augment.erase_probability is 1.5; it has to be from 0 to 1",
+        ),
+        ("seed", -1, "config.seed is -1"),
+        ("train.max_steps", 0, "config.train.max_steps is 0; it has to be at least 1"),
+        ("checkpoint.every_steps", -3, "config.checkpoint.every_steps is -3; it has to be at least 1"),
+        ("train.images_per_identity", 1, "config.train.images_per_identity is 1; it has to be at least 2"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named_with_those_that_can(field, value, message):
+    config = importlib.import_module("configs.vric").get_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=re.escape(message)):
+        configs.check(config, devices=1, processes=1)
+
+
+@pytest.mark.parametrize(("batch_size", "devices"), [(32, 6), (36, 8), (30, 4), (2, 3), (100, 7)])
+def test_a_suggested_batch_size_is_one_that_passes(batch_size, devices):
+    config = importlib.import_module("configs.vric").get_config()
+    config.train.batch_size = batch_size
+    config.evaluate.batch_size = 5 * devices
+    with pytest.raises(UserError) as refused:
+        configs.check(config, devices=devices, processes=1)
+    config.train.batch_size = int(re.search(r"(?:Use|such as) (\d+)", str(refused.value))[1])
+    configs.check(config, devices=devices, processes=1)
 
 
 def test_the_nearest_field_is_found_by_its_last_part_first():

@@ -53,9 +53,7 @@ def _optimizer() -> optax.GradientTransformation:
 @functools.cache
 def _initial_state() -> train.TrainState:
     """On the host: a step consumes what it is given."""
-    return jax.device_get(
-        train.create_train_state(_model(), _optimizer(), seed=3, height=SIZE, width=SIZE)
-    )
+    return jax.device_get(train.create_train_state(_model(), _optimizer(), seed=3, height=SIZE, width=SIZE))
 
 
 def _batches(steps: int) -> list[dict[str, np.ndarray]]:
@@ -73,9 +71,7 @@ def _batches(steps: int) -> list[dict[str, np.ndarray]]:
 @functools.cache
 def _step(devices: int, mapping: str) -> tuple[Mesh, Callable]:
     mesh = parallel.make_mesh(jax.devices()[:devices])
-    step = train.make_train_step(
-        _model(), _optimizer(), seed=3, weights=WEIGHTS, augmentation=AUGMENTATION
-    )
+    step = train.make_train_step(_model(), _optimizer(), seed=3, weights=WEIGHTS, augmentation=AUGMENTATION)
     return mesh, parallel.map_step(step, mesh, mapping)
 
 
@@ -95,7 +91,9 @@ def on_one_device() -> tuple[list[float], train.TrainState]:
     return _run(1, "shard_map", 10)
 
 
-@pytest.mark.parametrize(("devices", "mapping"), [(4, "shard_map"), pytest.param(4, "pmap", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("devices", "mapping"), [(4, "shard_map"), pytest.param(4, "pmap", marks=pytest.mark.slow)]
+)
 def test_losses_do_not_depend_on_devices_or_mapping(on_one_device, devices, mapping):
     expected, expected_state = on_one_device
     curve, state = _run(devices, mapping, 10)

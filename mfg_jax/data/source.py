@@ -1,9 +1,10 @@
 """Splits of a prepared TFDS dataset: random access to encoded images, and their labels as arrays."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -13,6 +14,7 @@ from mfg_jax.errors import UserError
 from tfds_builders import build
 
 _RECORDS_AT_ONCE = 512
+Builder: TypeAlias = tfds.core.DatasetBuilder
 # Stands for the camera of an image whose dataset knows none.
 NO_CAMERA = -1
 
@@ -39,6 +41,11 @@ class Split:
         """How many images there are."""
         return len(self.ids)
 
+    def fingerprint(self) -> str:
+        """Tells one list of images from another: a hash of names and identities, in order."""
+        text = "\n".join(f"{name} {identity}" for name, identity in zip(self.names, self.ids, strict=True))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     def encoded(self, index: int) -> bytes:
         """An image as it was stored, not decoded."""
         return self.images[index]["image"]
@@ -46,7 +53,7 @@ class Split:
 
 def open_dataset(
     dataset: str, *, data_dir: str | os.PathLike | None = None, manual_dir: str | os.PathLike | None = None
-) -> tfds.core.DatasetBuilder:
+) -> Builder:
     """Opens a dataset, building it on first use.
 
     Args:
@@ -60,7 +67,7 @@ def open_dataset(
     return build.build(dataset, data_dir=data_dir, manual_dir=manual_dir)
 
 
-def open_split(builder: tfds.core.DatasetBuilder, name: str) -> Split:
+def open_split(builder: Builder, name: str) -> Split:
     """Opens one split and reads its labels in one pass (VRIC's 54,808 records take some seconds, with progress).
 
     Raises:

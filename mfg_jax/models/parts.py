@@ -7,6 +7,8 @@ MFG-Net segments the feature map for its fine-grained features; that the parts a
 import jax.numpy as jnp
 from jax import Array
 
+POOLINGS = ("average", "max", "gem")
+
 
 def stripe_bounds(rows: int, stripes: int) -> tuple[tuple[int, int], ...]:
     """Cuts `rows` into `stripes` consecutive ranges, as equal as possible, the longer ones first.

@@ -2,7 +2,7 @@
 
 Two ways to count, chosen by measurement (docs/evaluation.md). On an accelerator, thresholds are compared with
 a tile of distances where the tile is computed, jitted. On a CPU, NumPy's vectorised sort of the tile's rows
-and a binary search beat every comparison XLA compiles, unless there are very few thresholds.
+and a binary search beat every comparison XLA compiles.
 """
 
 import dataclasses
@@ -89,29 +89,44 @@ def _count_by_sorting(tiles: Iterable[distance.Tile], pairs: Pairs, threshold: F
     queries = len(pairs.first) - 1
     # To count an equal distance too is to count what lies below the next larger number.
     threshold_or_equal = np.nextafter(threshold, np.float32(np.inf))
+    farthest = np.full(queries, -np.inf, np.float32)
+    has_pairs = pairs.first[1:] > pairs.first[:-1]
+    farthest[has_pairs] = np.maximum.reduceat(threshold_or_equal, pairs.first[:-1][has_pairs])
 
     def count_rows(tile: distance.Tile, start: int) -> None:
         first = pairs.first[start : start + _ROWS_A_TASK + 1].tolist()
         here = slice(first[0], first[-1])
+        if here.start == here.stop:
+            return
         item = pairs.item[here] - tile.start
         after = item >= tile.values.shape[1]
         look_up = np.where(after, threshold_or_equal[here], threshold[here])
         inside = (item >= 0) & ~after
+        rows_inside = set(pairs.row[here][inside].tolist())
+        # With a trained network hardly any of the gallery lies within a query's farthest hit. A look at the
+        # first few of each row tells whether leaving the others out pays.
+        probe = tile.values[start : start + len(first) - 1, :_PROBED_VALUES]
+        near = np.count_nonzero(probe <= farthest[start : start + len(probe), None])
+        leave_out = 4 * near < probe.size
+        found = []
         for row, (begin, end) in enumerate(itertools.pairwise(first), start):
             if begin == end:
                 continue
-            values = tile.values[row]
             own = slice(begin - here.start, end - here.start)
-            ordered = _sorted_up_to(values, look_up[own].max())
-            found = ordered.searchsorted(look_up[own])
-            nearer[begin:end] += found
-            # Where the tile holds the pair's own item: of items at the same distance, those before it count.
-            if inside[own].any():
-                following = np.minimum(found + 1, len(ordered) - 1)
-                tied = (following == found + 1) & (ordered[following] == look_up[own]) & inside[own]
-                for pair in own.start + np.flatnonzero(tied):
-                    before = values[: item[pair]] == look_up[pair]
-                    nearer[here.start + pair] += np.count_nonzero(before)
+            values = tile.values[row]
+            ordered = _sorted_up_to(values, farthest[row]) if leave_out else np.sort(values)
+            below = ordered.searchsorted(look_up[own])
+            found.append(below)
+            if row not in rows_inside:
+                continue
+            # The tile holds items of this row's pairs: of others at the same distance, those before them
+            # count.
+            following = np.minimum(below + 1, len(ordered) - 1)
+            tied = (following == below + 1) & (ordered[following] == look_up[own]) & inside[own]
+            for pair in own.start + np.flatnonzero(tied):
+                before = values[: item[pair]] == look_up[pair]
+                nearer[here.start + pair] += np.count_nonzero(before)
+        nearer[here] += np.concatenate(found)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for tile in tiles:
@@ -121,12 +136,7 @@ def _count_by_sorting(tiles: Iterable[distance.Tile], pairs: Pairs, threshold: F
 
 
 def _sorted_up_to(values: FloatArray, farthest: np.float32) -> FloatArray:
-    """The (C,) values sorted; those above `farthest`, which nobody asks for, may be missing."""
-    # With a trained network hardly any of the gallery lies within the farthest hit. A look at the first few
-    # tells whether leaving the others out pays.
-    some = values[:_PROBED_VALUES]
-    if np.count_nonzero(some <= farthest) > len(some) // 4:
-        return np.sort(values)
+    """Those of the (C,) values that are not above `farthest`, sorted."""
     within = values.compress(values <= farthest)
     within.sort()
     return within
