@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mfg_jax import metric_writer
+from mfg_jax.errors import UserError
 from tfds_builders.synthetic_vehicles import write_release
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -96,6 +97,40 @@ def test_a_setting_that_cannot_be_used_is_explained(options, expected, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("def get_config(:", "SyntaxError"),
+        ("x = 1", "KeyError: 'get_config'"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("def get_config(): return {}", "returns a dict; expected a ConfigDict"),
+        (
+            "from configs import default\n\ndef get_config():\n"
+            "    config = default.get_config()\n    config.train.epoch = 5\n    return config",
+            "epochs",
+        ),
+    ],
+)
+def test_a_broken_configuration_file_is_explained(text, expected, tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    message = _message(_run(f"--config={path}"))
+    assert str(path) in message
+    assert expected in message
+
+
+def test_a_space_instead_of_the_equals_sign_changes_nothing(tmp_path):
+    assert "no configuration file configs/vrik.py" in _message(_run("--config", "configs/vrik.py"))
+    finished = _run("--config", "configs/vric.py", "--config.modl.depth", "3")
+    assert "The nearest known one is config.model.depth" in _message(finished)
+
+
+def test_a_work_directory_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    finished = _run("--config=configs/vric.py", f"--workdir={tmp_path}/file")
+    assert f"The work directory {tmp_path}/file cannot be made or written" in _message(finished)
+
+
 def test_a_missing_configuration_file_names_those_that_are_there():
     assert "no configuration file configs/vrik.py" in _message(_run("--config=configs/vrik.py"))
     assert "--config=configs/synthetic.py needs no download" in _message(_run())
@@ -124,7 +159,8 @@ def test_a_missing_dataset_says_what_to_request_and_where_to_put_it(tmp_path):
 
 
 def test_a_malformed_line_and_a_missing_image_are_named(release, tmp_path):
-    broken = tmp_path / "VRIC"
+    broken = tmp_path / "copy" / "VRIC"  # with a data directory of its own, beside it
+    broken.parent.mkdir()
     subprocess.run(["cp", "-r", release, broken], check=True)
     lines = (broken / "vric_train.txt").read_text().splitlines()
     image = lines[4].split()[0]
@@ -138,12 +174,17 @@ def test_a_malformed_line_and_a_missing_image_are_named(release, tmp_path):
     (broken / "vric_train.txt").write_text("\n".join(lines))
     finished = _run(*_vric(broken, tmp_path / "run"))
     assert finished.returncode == 1
-    assert re.search(r"vric_train\.txt.*7", finished.stderr)
+    assert re.search(r"vric_train\.txt\D+7\b", finished.stderr)
 
 
 @pytest.mark.slow
 def test_a_run_is_killed_resumed_and_ends_as_if_it_had_not_been(release, tmp_path):
-    options = ["--config.train.max_steps=14", "--config.checkpoint.every_steps=3"]
+    # 17 steps an epoch: the end and a change of the rate come after the kill.
+    options = [
+        "--config.train.max_steps=20",
+        "--config.checkpoint.every_steps=3",
+        "--config.optimizer.decay_epochs=(1,)",
+    ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finished = _run(*_vric(release, whole, *options))
     assert finished.returncode == 0, finished.stderr
@@ -170,10 +211,10 @@ def test_a_run_is_killed_resumed_and_ends_as_if_it_had_not_been(release, tmp_pat
         run: [(line["step"], line["loss"]) for line in metric_writer.read_metrics(run) if "loss" in line]
         for run in (whole, killed)
     }
-    assert [step for step, _ in losses[killed]] == list(range(1, 15))
+    assert [step for step, _ in losses[killed]] == list(range(1, 21))
     assert losses[killed] == losses[whole]
     results = [
-        json.loads((run / "results" / "vric_step_00000014.json").read_text()) for run in (whole, killed)
+        json.loads((run / "results" / "vric_step_00000020.json").read_text()) for run in (whole, killed)
     ]
     assert results[0]["summary"] == results[1]["summary"]
     # VRIC has one right answer a query, which makes mINP and mAP the same; the table says so.
@@ -187,14 +228,27 @@ def test_a_run_is_killed_resumed_and_ends_as_if_it_had_not_been(release, tmp_pat
     assert sorted(path.name for path in (killed / "checkpoints").iterdir()) == before
 
     # On four devices the run of one device continues.
-    more = _run(*_vric(release, killed, "--config.train.max_steps=16"), devices=4)
+    more = _run(*_vric(release, killed, *options, "--config.train.max_steps=22"), devices=4)
     assert more.returncode == 0, more.stderr
-    assert "Resumed at step 14" in more.stderr
+    assert "Resumed at step 20, in epoch 2." in more.stderr
+    fewer = _run(*_vric(release, killed, *options), devices=4)
+    assert "holds a checkpoint of step 22, but this configuration ends at step 20" in _message(fewer)
 
-    # And the checkpoint of four devices is evaluated on one, with the same figures.
-    again = _run(*_vric(release, killed, "--mode=evaluate"))
+    # The checkpoint of four devices is evaluated on one, by its own network and image size, with the same figures.
+    result = killed / "results" / "vric_step_00000022.json"
+    summary = json.loads(result.read_text())["summary"]
+    result.unlink()
+    again = _run(
+        "--config=configs/vric.py",
+        f"--config.data.manual_dir={release}",
+        f"--config.data.data_dir={release.parent / 'data'}",
+        f"--workdir={killed}",
+        "--mode=evaluate",
+    )
     assert again.returncode == 0, again.stderr
-    assert "step 16" in again.stdout
+    evaluated = json.loads(result.read_text())
+    assert evaluated["summary"]["mAP"] == pytest.approx(summary["mAP"], abs=1e-3)
+    assert evaluated["context"]["config"]["data"]["height"] == 32
 
 
 @pytest.mark.slow
@@ -230,6 +284,59 @@ assert not loaded, loaded
     assert finished.returncode == 0, finished.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "scale", "protocol"),
+    [
+        ("veri776", 0.03, "veri776"),
+        ("vehicleid", 0.005, "vehicleid-800"),
+        ("vehicleid", 0.005, "vehicleid-1600"),
+        ("veri_wild", 0.002, "veri-wild-3000"),
+    ],
+)
+def test_each_dataset_is_trained_on_and_evaluated_by_its_protocol(name, scale, protocol, tmp_path):
+    assert write_release.main([f"--format={name}", f"--out={tmp_path}/release", f"--scale={scale}"]) == 0
+    finished = _run(
+        f"--config=configs/{name}.py",
+        f"--config.data.manual_dir={tmp_path}/release",
+        f"--config.data.data_dir={tmp_path}/data",
+        f"--config.evaluate.protocol={protocol}",
+        f"--workdir={tmp_path}/run",
+        *SMALL,
+        "--config.model.granularities=(2,)",
+        "--config.train.batch_size=16",
+        "--config.train.max_steps=2",
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert f"protocol {protocol}" in finished.stdout
+    assert ("10 draws (seed 0)" in finished.stdout) == (name == "vehicleid")
+    assert list((tmp_path / "run" / "pictures").glob(f"ranked_lists_{protocol}*.png"))
+
+
+@pytest.mark.slow
+def test_ones_own_pictures_are_trained_on_and_evaluated(release, tmp_path):
+    lines = [line.split() for line in (release / "vric_train.txt").read_text().splitlines()][:400]
+    ids = sorted({int(identity) for _, identity, _ in lines})
+    rows = ["image,id,camera,split"]
+    for number, (name, identity, camera) in enumerate(lines):
+        is_test = int(identity) >= ids[len(ids) * 2 // 3]
+        split = ("query" if number % 5 == 0 else "gallery") if is_test else "train"
+        rows.append(f"train_images/{name},{identity},{camera},{split}")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    subprocess.run(["cp", "-r", release / "train_images", tmp_path], check=True)
+    finished = _run(
+        "--config=configs/custom.py",
+        f"--config.data.manual_dir={tmp_path}",
+        f"--config.data.data_dir={tmp_path}/data",
+        f"--workdir={tmp_path}/run",
+        *SMALL,
+        "--config.train.batch_size=16",
+        "--config.train.max_steps=2",
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "protocol csv" in finished.stdout
+
+
 def test_metrics_are_cut_back_to_the_step_resumed_from(tmp_path):
     with metric_writer.MetricWriter(tmp_path) as writer:
         for step in range(1, 6):
@@ -242,3 +349,9 @@ def test_metrics_are_cut_back_to_the_step_resumed_from(tmp_path):
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert lines[-1]["loss"] == 9.0
     assert lines[0]["bad"] is None
+    with metric_writer.MetricWriter(tmp_path) as writer:  # anew: killed before its first checkpoint
+        writer.write(0, {"loss": 2.0})
+    assert [line["step"] for line in metric_writer.read_metrics(tmp_path)] == [0]
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 1: '\{\}' is not a line of metrics"):
+        metric_writer.read_metrics(tmp_path)
