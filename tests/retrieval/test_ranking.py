@@ -1,5 +1,10 @@
 """`evaluate` against an evaluator written from the definitions, and the properties a citable number needs."""
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -148,6 +153,23 @@ def test_same_bits_for_any_block_size_and_device_count(width):
         for block_size in (None, 100):
             many = evaluate(query, gallery, block_size=block_size, devices=jax.devices()[:count])
             assert_identical(reference, many)
+
+
+@pytest.mark.slow
+def test_same_bits_in_a_process_with_one_device():
+    """The size of XLA's thread pool follows the number of devices; the result must not."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from test_ranking import clustered_sets\n"
+        "from mfg_jax.retrieval import evaluate\n"
+        "metrics = evaluate(*clustered_sets(8, 300, 900, 130))\n"
+        "print(metrics.average_precision.tobytes().hex())\n"
+    )
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    command = [sys.executable, "-c", script, str(pathlib.Path(__file__).parent)]
+    printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    here = evaluate(*clustered_sets(8, 300, 900, 130), devices=jax.devices()[:8])
+    assert printed.split()[-1] == here.average_precision.tobytes().hex()
 
 
 def test_same_bits_whether_distances_are_kept_or_streamed(monkeypatch):
