@@ -303,7 +303,6 @@ def test_each_dataset_is_trained_on_and_evaluated_by_its_protocol(name, scale, p
         f"--config.evaluate.protocol={protocol}",
         f"--workdir={tmp_path}/run",
         *SMALL,
-        "--config.model.granularities=(2,)",
         "--config.train.batch_size=16",
         "--config.train.max_steps=2",
     )
