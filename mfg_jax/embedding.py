@@ -1,6 +1,5 @@
 """From images to embeddings: what evaluation during training and a loaded checkpoint share."""
 
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -9,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from mfg_jax import parallel
 from mfg_jax.data.augment import normalise
 from mfg_jax.models import MFGNet, MFGNetOutput
+from tfds_builders.progress import progress_bar
 
 Variables = Any
 Forward = Callable[[Variables, Array], Array]
@@ -68,8 +67,8 @@ def embed(
     """
     embeddings: list[np.ndarray] = []
     previous: Array | None = None
-    quiet = jax.process_index() != 0 or not sys.stderr.isatty()
-    with tqdm(total=count, desc=description, unit=" images", leave=False, disable=quiet) as progress:
+    quiet = jax.process_index() != 0
+    with progress_bar(count, description, delay=5.0, leave=False, disable=quiet) as progress:
         for images in batches:
             current = forward(variables, parallel.place_batch(images, mesh))
             # Fetch a batch late, so that the device works while the host decodes.

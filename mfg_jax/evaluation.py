@@ -69,7 +69,7 @@ def embed_split(
         threads=threads,
         workers=workers,
     )
-    features = embedding.embed(forward, variables, batches, len(split), mesh, f"Embedding {split.name}")
+    features = embedding.embed(forward, variables, batches, len(split), mesh, f"embedding {split.name}")
     return RetrievalSet(features, split.ids, split.cameras)
 
 

@@ -76,7 +76,7 @@ class Embedder:
                 yield batch
 
         return embedding.embed(
-            self.forward, self.variables, batches(), len(images), self.mesh, "Embedding images"
+            self.forward, self.variables, batches(), len(images), self.mesh, "embedding images"
         )
 
     def _prepare(self, image: np.ndarray | str | os.PathLike[str]) -> np.ndarray:

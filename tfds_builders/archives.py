@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from tqdm import tqdm
-
 from tfds_builders.annotations import find_name_problem
 from tfds_builders.errors import DatasetError
+from tfds_builders.progress import progress_bar
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
@@ -173,7 +172,7 @@ def _extract(
     path: Path, archive: zipfile.ZipFile | tarfile.TarFile, members: list[Member], folder: Path, total: int
 ) -> None:
     folder.mkdir(parents=True)
-    with tqdm(total=total, unit="B", unit_scale=True, desc=f"unpacking {path.name}") as progress:
+    with progress_bar(total, f"unpacking {path.name}", "B", unit_scale=True) as progress:
         for member in members:
             target = folder / member.name
             if member.is_folder:

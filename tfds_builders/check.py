@@ -16,6 +16,7 @@ from tfds_builders.archives import default_extract_dir
 from tfds_builders.build import PACKAGES, import_package
 from tfds_builders.errors import DatasetError
 from tfds_builders.images import find_image_sizes
+from tfds_builders.progress import progress_bar
 from tfds_builders.records import Record
 from tfds_builders.release import SplitCounts, find_release
 from tfds_builders.release_builder import ReleaseBuilder, find_count_differences, read_and_check
@@ -106,7 +107,7 @@ def check(
     records = package.read_annotations(root)
     counts = count_splits(records)
     splits = []
-    with tqdm(total=sum(map(len, records.values())), desc=f"checking {name}", unit=" images") as progress:
+    with progress_bar(sum(map(len, records.values())), f"checking {name}") as progress:
         for split in records:
             folder = root / package.RELEASE.image_folders[split]
             missing, unreadable = _check_images(folder, records[split], decode, progress)

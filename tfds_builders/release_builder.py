@@ -18,6 +18,7 @@ from tqdm import tqdm
 from tfds_builders.annotations import count_of, count_splits
 from tfds_builders.errors import DatasetError
 from tfds_builders.images import find_image_problem, require_images
+from tfds_builders.progress import progress_bar
 from tfds_builders.records import Record, fingerprint
 from tfds_builders.release import Release, find_release
 
@@ -115,9 +116,7 @@ class ReleaseBuilder(tfds.core.ShardBasedBuilder):
         }
         self._lists = fingerprint(splits)
         self._problems: dict[str, str] = {}
-        self._progress = tqdm(
-            total=sum(map(len, splits.values())), desc=f"building {self.name}", unit=" images"
-        )
+        self._progress = progress_bar(sum(map(len, splits.values())), f"building {self.name}")
         return {
             split: [
                 functools.partial(self._generate_examples, root, split, records[start:stop], start)

@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
 from mfg_jax.errors import UserError
 from tfds_builders import build
+from tfds_builders.progress import progress_bar
 
 _RECORDS_AT_ONCE = 512
 Builder: TypeAlias = tfds.core.DatasetBuilder
@@ -81,9 +81,7 @@ def open_split(builder: Builder, name: str) -> Split:
     known = [field for field in ("id", "camera", "name") if field in builder.info.features]
     records = builder.as_data_source(name, decoders={"image": tfds.decode.SkipDecoding()})
     columns: dict[str, list[Any]] = {field: [] for field in known}
-    with tqdm(
-        total=len(records), desc=f"Reading labels of {name}", unit=" images", delay=1.0, leave=False
-    ) as progress:
+    with progress_bar(len(records), f"reading labels of {name}", delay=1.0, leave=False) as progress:
         for start in range(0, len(records), _RECORDS_AT_ONCE):
             chunk = records.__getitems__(range(start, min(start + _RECORDS_AT_ONCE, len(records))))
             for record in chunk:

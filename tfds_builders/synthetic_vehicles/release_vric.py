@@ -9,6 +9,7 @@ import numpy as np
 
 from tfds_builders.synthetic_vehicles.camera import LOW_RESOLUTION
 from tfds_builders.synthetic_vehicles.pictures import Picture
+from tfds_builders.synthetic_vehicles.release_counts import draw_counts
 from tfds_builders.synthetic_vehicles.release_writer import ReleasePlan
 
 IDENTITIES = 2811  # in training; as many others in the test
@@ -29,19 +30,6 @@ gallery_images/  vric_gallery.txt   {gallery} images
 
 Each line of a list: image name, vehicle id, camera id.
 """
-
-
-def _images_per_identity(rng: np.random.Generator, identities: int, images: int) -> np.ndarray:
-    """Draws (identities,) counts within the limits that sum to `images`."""
-    counts = np.clip(
-        np.rint(rng.gamma(2.0, images / identities / 2.0, size=identities)), _FEWEST_IMAGES, MOST_IMAGES
-    ).astype(int)
-    while (difference := images - int(counts.sum())) != 0:
-        step = 1 if difference > 0 else -1
-        room = np.flatnonzero(counts < MOST_IMAGES if step > 0 else counts > _FEWEST_IMAGES)
-        chosen = rng.choice(room, size=min(abs(difference), len(room)), replace=False)
-        counts[chosen] += step
-    return counts
 
 
 def _sequence_numbers(rng: np.random.Generator) -> np.ndarray:
@@ -65,10 +53,7 @@ def plan(scale: float, seed: int) -> ReleasePlan:
     """
     rng = np.random.Generator(np.random.PCG64([seed, 11]))
     identities = max(2, round(scale * IDENTITIES))
-    wanted = round(scale * TRAIN_IMAGES)
-    counts = _images_per_identity(
-        rng, identities, int(np.clip(wanted, _FEWEST_IMAGES * identities, MOST_IMAGES * identities))
-    )
+    counts = draw_counts(rng, identities, round(scale * TRAIN_IMAGES), _FEWEST_IMAGES, MOST_IMAGES)
     labels = rng.permutation(2 * identities) + 1
     videos = _sequence_numbers(rng)
     tracks = np.zeros(CAMERAS, int)  # tracks given out so far in each camera's video
@@ -98,7 +83,7 @@ def plan(scale: float, seed: int) -> ReleasePlan:
         tracks[camera] += 1
         return int(tracks[camera]), int(rng.integers(1, 1600)), int(rng.integers(3, 12))
 
-    for label, count in zip(labels[:identities].tolist(), counts.tolist(), strict=True):
+    for label, count in zip(labels[:identities].tolist(), counts, strict=True):
         seen_by = rng.choice(CAMERAS, size=min(count, int(rng.integers(2, 6))), replace=False).tolist()
         shares = (
             np.bincount(rng.integers(len(seen_by), size=count - len(seen_by)), minlength=len(seen_by)) + 1

@@ -6,9 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from tqdm import tqdm
-
 from tfds_builders.errors import DatasetError
+from tfds_builders.progress import progress_bar
 from tfds_builders.synthetic_vehicles.pictures import Picture, take_all
 
 _MARKER = "UNFINISHED.json"
@@ -91,9 +90,7 @@ def write_release(plan: ReleasePlan, out: Path, workers: int, *, progress: bool 
         missing = [(name, picture) for name, picture in plan.pictures if name not in present]
         chunks = [missing[i : i + _CHUNK] for i in range(0, len(missing), _CHUNK)]
         done = len(plan.pictures) - len(missing)
-        with tqdm(
-            total=len(plan.pictures), initial=done, unit="image", desc=out.name, disable=not progress
-        ) as bar:
+        with progress_bar(len(plan.pictures), out.name, initial=done, disable=not progress) as bar:
             files = take_all([[picture for _, picture in chunk] for chunk in chunks], workers)
             for chunk, encoded in zip(chunks, files, strict=True):
                 for (name, _), data in zip(chunk, encoded, strict=True):

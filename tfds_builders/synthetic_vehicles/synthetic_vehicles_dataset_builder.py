@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
+from tfds_builders.progress import progress_bar
 from tfds_builders.synthetic_vehicles.camera import SURVEILLANCE
 from tfds_builders.synthetic_vehicles.identity import describe
 from tfds_builders.synthetic_vehicles.occluders import OCCLUSION_LEVELS
@@ -172,9 +172,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, list[Callable[[], Iterator[tuple[int, Example]]]]]:
         splits = plan_splits(self.builder_config)
-        self._progress = tqdm(
-            total=sum(map(len, splits.values())), desc=f"rendering {self.name}", unit=" images"
-        )
+        self._progress = progress_bar(sum(map(len, splits.values())), f"rendering {self.name}")
         return {
             split: [
                 functools.partial(self._generate_examples, pictures[start : start + _SHARD_PICTURES], start)
