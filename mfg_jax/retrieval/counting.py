@@ -23,7 +23,7 @@ from mfg_jax.retrieval.retrieval_set import BoolArray, FloatArray, IntArray
 
 _ROWS_A_TASK = 32  # rows a thread takes at a time
 _PROBED_VALUES = 512  # of a row, to guess how much of it lies within the farthest hit
-_KEPT_VALUES = 2**26  # distances a block of queries may keep on the host: 256 MiB
+_KEPT_VALUES = 2**25  # distances a block of queries may keep on the host: 128 MiB
 _THRESHOLDS_AT_ONCE = 32  # on an accelerator: distances of one query compared with a tile at a time
 
 
