@@ -4,6 +4,7 @@ A checkpoint holds three items: `variables` (parameters and batch statistics), `
 (JSON: the configuration and what it takes to rebuild the network). Loading for inference reads the first and last.
 """
 
+import logging
 import pathlib
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -20,6 +21,16 @@ Manager: TypeAlias = ocp.CheckpointManager
 
 # What Orbax and TensorStore raise for files that are missing or cut short.
 _DAMAGE = (AttributeError, KeyError, OSError, TypeError, ValueError)
+
+
+class _WithoutMetrics(logging.Filter):
+    """Drops Orbax's warning at every save that is not of an evaluated step: most are not."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "tracked_metric" not in record.getMessage()
+
+
+logging.getLogger("absl").addFilter(_WithoutMetrics())
 
 
 def open_manager(

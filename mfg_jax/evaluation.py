@@ -15,9 +15,12 @@ from mfg_jax.data.images import decode
 from mfg_jax.metric_writer import read_metrics
 from mfg_jax.retrieval import (
     Protocol,
+    QueryExpansion,
+    Reranking,
     Result,
     RetrievalSet,
     evaluate_protocol,
+    format_intervals,
     format_table,
     get_protocol,
     report,
@@ -114,6 +117,8 @@ def evaluate_variables(
         sets,
         seed=config.evaluate.seed,
         flip=config.evaluate.flip,
+        reranking=Reranking() if config.evaluate.reranking else None,
+        query_expansion=QueryExpansion() if config.evaluate.query_expansion else None,
         devices=jax.local_devices(),
         context={"step": step, **run_description.describe(configs.to_json(config))},
     )
@@ -128,8 +133,10 @@ def result_name(config: ConfigDict, step: int) -> str:
     """What the result of a step is called: all that tells it from others of the same run."""
     protocol = get_protocol(config.evaluate.protocol)
     seed = f"_seed{config.evaluate.seed}" if protocol.draws_gallery else ""
-    flip = "_flip" if config.evaluate.flip else ""
-    return f"{protocol.name}{seed}{flip}_step_{step:08d}"
+    options = "".join(
+        f"_{option}" for option in ("flip", "query_expansion", "reranking") if config.evaluate[option]
+    )
+    return f"{protocol.name}{seed}{options}_step_{step:08d}"
 
 
 def headline(result: Result) -> dict[str, float]:
@@ -156,9 +163,10 @@ def evaluate_checkpoint(config: ConfigDict, workdir: pathlib.Path, step: int | N
     configs.check_evaluation(config, mesh.size, jax.process_count())
     variables, description, step = checkpoint.load_variables(workdir / "checkpoints", step)
     trained = ConfigDict(description["config"])
-    trained.evaluate = config.evaluate
-    for field in ("dataset", "data_dir", "manual_dir", "threads", "workers"):
-        trained.data[field] = config.data[field]
+    with trained.ignore_type():  # a directory may be None in one and a path in the other
+        trained.evaluate = config.evaluate
+        for field in ("dataset", "data_dir", "manual_dir", "threads", "workers"):
+            trained.data[field] = config.data[field]
     config = trained
     model = inference.rebuild_network(description)
     splits = open_splits(open_dataset(config), config)
@@ -167,7 +175,8 @@ def evaluate_checkpoint(config: ConfigDict, workdir: pathlib.Path, step: int | N
         forward, parallel.replicate(variables, mesh), splits, mesh, config, step=step, workdir=workdir
     )
     if jax.process_index() == 0:
-        print(format_table({f"step {step}": result}))
+        results = {f"step {step}": result}
+        print(f"{format_table(results)}\n\n{format_intervals(results)}")
         print(f"Result: {workdir / 'results' / result_name(config, step)}.json")
 
 
@@ -252,6 +261,7 @@ def summarise(workdir: pathlib.Path, config: ConfigDict, last_step: int) -> str:
         if path.exists():
             results[label] = Result.from_json(path)
     table = format_table(results)
+    table += "\n\n" + format_intervals(results)
     write_text(workdir / "results" / "table.txt", table + "\n")
 
     lines = read_metrics(workdir)

@@ -147,8 +147,8 @@ def curves_figure(
         figure.suptitle(title, fontsize=13, weight="bold", color=_INK)
     axes = panels[0]
     window = max(1, len(loss) // 50)
-    smooth = len(loss) >= 20
-    label, alpha = ("each step", 0.35) if smooth else ("loss", 1.0)
+    smooth = window > 1
+    label, alpha = ("as logged", 0.35) if smooth else ("loss", 1.0)
     axes.plot(at, loss, color=_COLOURS[0], alpha=alpha, linewidth=1, label=label)
     if smooth:
         axes.plot(
