@@ -86,8 +86,8 @@ def get_config() -> ConfigDict:
     evaluate.untrained = False  # also evaluate the network before its first step
     evaluate.seed = 0  # of the draws of protocols that have them
     evaluate.flip = False  # average the embeddings of an image and its mirror image
-    evaluate.reranking = False  # k-reciprocal, k1 = 20, k2 = 6, lambda = 0.3; the plain numbers stand beside it
-    evaluate.query_expansion = False  # alpha query expansion, 5 neighbours, alpha = 3; likewise
+    evaluate.reranking = False  # k-reciprocal (k1 = 20, k2 = 6, lambda = 0.3), beside the plain numbers
+    evaluate.query_expansion = False  # alpha query expansion (5 neighbours, alpha = 3), likewise
 
     # Checkpoints
     checkpoint = config.checkpoint = ConfigDict()
