@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -71,20 +71,27 @@ def count_nearer(
         for tile in tiles:
             inside = np.flatnonzero((pairs.item >= tile.start) & (pairs.item < tile.stop))
             threshold[inside] = tile.values[pairs.row[inside], pairs.item[inside] - tile.start]
-        return _count_by_sorting(tiles, pairs, threshold)
+        return _count_by_sorting([tiles], pairs, threshold)
     threshold = distance.pair_distances(use.first, query, gallery, norms, pairs.row, pairs.item, pairs.first)
     if use.on_cpu:
-        return _count_by_sorting(distance.distance_tiles(use, rows, query, gallery, norms), pairs, threshold)
+        tiles_in_turn = distance.distance_tiles(use, rows, query, gallery, norms)
+        # A generator expression would keep each tile in memory while the next is computed.
+        one_by_one = map(lambda tile: [tile], tiles_in_turn)  # noqa: C417
+        return _count_by_sorting(one_by_one, pairs, threshold)
     return _count_by_comparing(use, rows, query, gallery, norms, pairs, threshold)
 
 
 def count_nearer_in(values: FloatArray, pairs: Pairs) -> IntArray:
     """As `count_nearer`, (P,) int64, with the distances (Q, G) float32 at hand."""
-    return _count_by_sorting([distance.Tile(0, values)], pairs, values[pairs.row, pairs.item])
+    return _count_by_sorting([[distance.Tile(0, values)]], pairs, values[pairs.row, pairs.item])
 
 
-def _count_by_sorting(tiles: Iterable[distance.Tile], pairs: Pairs, threshold: FloatArray) -> IntArray:
-    """Looks the thresholds up among the sorted values of each row of each tile; on all cores."""
+def _count_by_sorting(
+    stretches: Iterable[Sequence[distance.Tile]], pairs: Pairs, threshold: FloatArray
+) -> IntArray:
+    """Looks the thresholds up among the sorted values of each row of each stretch (tiles that follow each
+    other); on all cores.
+    """
     nearer = np.zeros(len(threshold), np.int64)
     queries = len(pairs.first) - 1
     # To count an equal distance too is to count what lies below the next larger number.
@@ -93,53 +100,63 @@ def _count_by_sorting(tiles: Iterable[distance.Tile], pairs: Pairs, threshold: F
     has_pairs = pairs.first[1:] > pairs.first[:-1]
     farthest[has_pairs] = np.maximum.reduceat(threshold_or_equal, pairs.first[:-1][has_pairs])
 
-    def count_rows(tile: distance.Tile, start: int) -> None:
-        first = pairs.first[start : start + _ROWS_A_TASK + 1].tolist()
+    # Threads run side by side only while NumPy works: so many rows a call, and few calls for each row.
+    def count_rows(tiles: Sequence[distance.Tile], start: int) -> None:
+        first = pairs.first[start : start + _ROWS_A_TASK + 1]
         here = slice(first[0], first[-1])
         if here.start == here.stop:
             return
-        item = pairs.item[here] - tile.start
-        after = item >= tile.values.shape[1]
+        values = np.concatenate([tile.values[start : start + len(first) - 1] for tile in tiles], axis=1)
+        item = pairs.item[here] - tiles[0].start
+        after = item >= values.shape[1]
         look_up = np.where(after, threshold_or_equal[here], threshold[here])
-        inside = (item >= 0) & ~after
-        rows_inside = set(pairs.row[here][inside].tolist())
-        # With a trained network hardly any of the gallery lies within a query's farthest hit. A look at the
-        # first few of each row tells whether leaving the others out pays.
-        probe = tile.values[start : start + len(first) - 1, :_PROBED_VALUES]
-        near = np.count_nonzero(probe <= farthest[start : start + len(probe), None])
-        leave_out = 4 * near < probe.size
-        found = []
-        for row, (begin, end) in enumerate(itertools.pairwise(first), start):
-            if begin == end:
-                continue
-            own = slice(begin - here.start, end - here.start)
-            values = tile.values[row]
-            ordered = _sorted_up_to(values, farthest[row]) if leave_out else np.sort(values)
-            below = ordered.searchsorted(look_up[own])
-            found.append(below)
-            if row not in rows_inside:
-                continue
-            # The tile holds items of this row's pairs: of others at the same distance, those before them
-            # count.
-            following = np.minimum(below + 1, len(ordered) - 1)
-            tied = (following == below + 1) & (ordered[following] == look_up[own]) & inside[own]
-            for pair in own.start + np.flatnonzero(tied):
-                before = values[: item[pair]] == look_up[pair]
-                nearer[here.start + pair] += np.count_nonzero(before)
-        nearer[here] += np.concatenate(found)
+        ordered, first_value = _sort_rows(values, farthest[start : start + len(values)])
+        own = itertools.pairwise((first - here.start).tolist())
+        found = np.concatenate(
+            [
+                row.searchsorted(look_up[begin:end])
+                for row, (begin, end) in zip(np.split(ordered, first_value[1:-1]), own, strict=True)
+            ]
+        )
+        # Where the stretch holds the pair's own item: of others at the same distance, those before it count.
+        # That there are any shows in the next of the sorted values; one of another row does no harm.
+        inside = np.flatnonzero((item >= 0) & ~after)
+        row = pairs.row[here][inside] - start
+        following = first_value[row] + found[inside] + 1
+        tied = ordered[np.minimum(following, len(ordered) - 1)] == look_up[inside]
+        for pair, of_row in zip(inside[tied], row[tied], strict=True):
+            found[pair] += np.count_nonzero(values[of_row, : item[pair]] == look_up[pair])
+        nearer[here] += found
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for tile in tiles:
-            list(threads.map(functools.partial(count_rows, tile), range(0, queries, _ROWS_A_TASK)))
-            del tile  # or it would stay in memory while the tile after the next is computed
+        for tiles in stretches:
+            list(threads.map(functools.partial(count_rows, tiles), range(0, queries, _ROWS_A_TASK)))
+            del tiles  # or they would stay in memory while the tile after the next is computed
     return nearer
 
 
-def _sorted_up_to(values: FloatArray, farthest: np.float32) -> FloatArray:
-    """Those of the (C,) values that are not above `farthest`, sorted."""
-    within = values.compress(values <= farthest)
-    within.sort()
-    return within
+def _sort_rows(values: FloatArray, farthest: FloatArray) -> tuple[FloatArray, IntArray]:
+    """Sorts each row by itself and leaves out, where that pays, what lies beyond the row's farthest hit.
+
+    Args:
+        values: (R, C) float32.
+        farthest: (R,) float32; larger values may be left out.
+
+    Returns:
+        The sorted rows one after the other, (N,) float32, and (R + 1,) int64: those of row i are
+        first[i]:first[i + 1].
+    """
+    # With a trained network hardly any of the gallery lies within a query's farthest hit. A look at the first
+    # few of each row tells.
+    probe = values[:, :_PROBED_VALUES]
+    if 4 * np.count_nonzero(probe <= farthest[:, None]) >= probe.size:
+        return np.sort(values, axis=1).ravel(), np.arange(len(values) + 1) * values.shape[1]
+    within = values <= farthest[:, None]
+    first = np.concatenate([[0], np.cumsum(np.count_nonzero(within, axis=1))])
+    ordered = values.ravel().compress(within.ravel())
+    for row in np.split(ordered, first[1:-1]):
+        row.sort()
+    return ordered, first
 
 
 def _count_by_comparing(
