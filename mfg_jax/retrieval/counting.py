@@ -110,19 +110,17 @@ def _count_by_sorting(
         item = pairs.item[here] - tiles[0].start
         after = item >= values.shape[1]
         look_up = np.where(after, threshold_or_equal[here], threshold[here])
-        ordered, first_value = _sort_rows(values, farthest[start : start + len(values)])
+        sorted_rows, ordered = _sort_rows(values, farthest[start : start + len(values)])
         own = itertools.pairwise((first - here.start).tolist())
         found = np.concatenate(
-            [
-                row.searchsorted(look_up[begin:end])
-                for row, (begin, end) in zip(np.split(ordered, first_value[1:-1]), own, strict=True)
-            ]
+            [row.searchsorted(look_up[begin:end]) for row, (begin, end) in zip(sorted_rows, own, strict=True)]
         )
         # Where the stretch holds the pair's own item: of others at the same distance, those before it count.
         # That there are any shows in the next of the sorted values; one of another row does no harm.
         inside = np.flatnonzero((item >= 0) & ~after)
         row = pairs.row[here][inside] - start
-        following = first_value[row] + found[inside] + 1
+        begin_of_row = np.cumsum([0, *map(len, sorted_rows)])
+        following = begin_of_row[row] + found[inside] + 1
         tied = ordered[np.minimum(following, len(ordered) - 1)] == look_up[inside]
         for pair, of_row in zip(inside[tied], row[tied], strict=True):
             found[pair] += np.count_nonzero(values[of_row, : item[pair]] == look_up[pair])
@@ -135,7 +133,7 @@ def _count_by_sorting(
     return nearer
 
 
-def _sort_rows(values: FloatArray, farthest: FloatArray) -> tuple[FloatArray, IntArray]:
+def _sort_rows(values: FloatArray, farthest: FloatArray) -> tuple[list[FloatArray], FloatArray]:
     """Sorts each row by itself and leaves out, where that pays, what lies beyond the row's farthest hit.
 
     Args:
@@ -143,20 +141,18 @@ def _sort_rows(values: FloatArray, farthest: FloatArray) -> tuple[FloatArray, In
         farthest: (R,) float32; larger values may be left out.
 
     Returns:
-        The sorted rows one after the other, (N,) float32, and (R + 1,) int64: those of row i are
-        first[i]:first[i + 1].
+        The R sorted rows, (at most C,) float32 each, and all of them one after the other.
     """
     # With a trained network hardly any of the gallery lies within a query's farthest hit. A look at the first
     # few of each row tells.
     probe = values[:, :_PROBED_VALUES]
     if 4 * np.count_nonzero(probe <= farthest[:, None]) >= probe.size:
-        return np.sort(values, axis=1).ravel(), np.arange(len(values) + 1) * values.shape[1]
-    within = values <= farthest[:, None]
-    first = np.concatenate([[0], np.cumsum(np.count_nonzero(within, axis=1))])
-    ordered = values.ravel().compress(within.ravel())
-    for row in np.split(ordered, first[1:-1]):
+        ordered = np.sort(values, axis=1)
+        return list(ordered), ordered.ravel()
+    rows = [row.compress(within) for row, within in zip(values, values <= farthest[:, None], strict=True)]
+    for row in rows:
         row.sort()
-    return ordered, first
+    return rows, np.concatenate(rows)
 
 
 def _count_by_comparing(
