@@ -23,14 +23,15 @@ Manager: TypeAlias = ocp.CheckpointManager
 _DAMAGE = (AttributeError, KeyError, OSError, TypeError, ValueError)
 
 
-class _WithoutMetrics(logging.Filter):
-    """Drops Orbax's warning at every save that is not of an evaluated step: most are not."""
+class _WithoutTheExpected(logging.Filter):
+    """Drops Orbax's warnings of what is meant: most saves are not of an evaluated step, and loading only reads."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return "tracked_metric" not in record.getMessage()
+        expected = ("tracked_metric", "read_only=True", "directory is read only")
+        return not any(text in record.getMessage() for text in expected)
 
 
-logging.getLogger("absl").addFilter(_WithoutMetrics())
+logging.getLogger("absl").addFilter(_WithoutTheExpected())
 
 
 def open_manager(

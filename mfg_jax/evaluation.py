@@ -125,7 +125,9 @@ def evaluate_variables(
     if jax.process_index() == 0:
         name = result_name(config, step)
         result.to_json(workdir / "results" / f"{name}.json")
-        draw_ranked_lists(protocol, result, sets, splits, workdir / "pictures" / f"ranked_lists_{name}.png")
+        # The picture is of the embeddings' own ranking, so its figures are the plain ones.
+        plain = result.plain or result
+        draw_ranked_lists(protocol, plain, sets, splits, workdir / "pictures" / f"ranked_lists_{name}.png")
     return result
 
 

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from mfg_jax import losses, parallel, train
 from mfg_jax.data import augment
+from mfg_jax.errors import UserError
 from mfg_jax.models import MFGNet
 
 MODEL = {
@@ -164,3 +165,11 @@ def test_initial_weights_are_a_function_of_the_seed():
     assert not np.array_equal(
         one.params["trunk"]["stem"]["conv"]["kernel"], other.params["trunk"]["stem"]["conv"]["kernel"]
     )
+
+
+@pytest.mark.parametrize("name", ["loss", "gradient_norm"])
+def test_what_is_not_finite_stops_training_and_names_its_step(name):
+    good = {"loss": np.float32(2.0), "gradient_norm": np.float32(1.0)}
+    assert train.mean_metrics([good, good | {"loss": np.float32(4.0)}], step=9)["loss"] == 3.0
+    with pytest.raises(UserError, match=rf"At step 8 the {name.replace('_', ' ')} is nan"):
+        train.mean_metrics([good, good | {name: np.float32("nan")}, good], step=9)

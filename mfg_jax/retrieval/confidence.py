@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mfg_jax.errors import UserError
-from mfg_jax.retrieval.results import Draw, Result
+from mfg_jax.retrieval.results import Draw, Result, with_plain
 
 FloatVector = npt.NDArray[np.float64]
 
@@ -136,16 +136,16 @@ def format_intervals(
     """A table for the terminal: every metric in percent with its interval.
 
     Args:
-        results: Results by label.
+        results: Results by label. One with re-ranking is followed by its plain numbers.
         level: As in `confidence_intervals`.
         samples: As in `confidence_intervals`.
         seed: As in `confidence_intervals`.
     """
-    width = max(len("percent"), *(len(label) for label in results))
     rows = {
         label: confidence_intervals(result, level=level, samples=samples, seed=seed)
-        for label, result in results.items()
+        for label, result in with_plain(results).items()
     }
+    width = max(len("percent"), *(len(label) for label in rows))
     names = list(next(iter(rows.values())))
     lines = ["  ".join([f"{'percent':<{width}}", *(f"{name:>19}" for name in names)])]
     lines.append("-" * len(lines[0]))

@@ -190,17 +190,23 @@ class Result:
             ) from error
 
 
+def with_plain(results: Mapping[str, Result]) -> dict[str, Result]:
+    """The results, each followed by its plain one where it has been re-ranked or its queries expanded."""
+    rows: dict[str, Result] = {}
+    for label, result in results.items():
+        rows[label] = result
+        if result.plain is not None:
+            rows[f"{label}, plain"] = result.plain
+    return rows
+
+
 def format_table(results: Mapping[str, Result]) -> str:
     """A table for the terminal, in percent, with what has to be said of it below.
 
     Args:
         results: Results by label. One with re-ranking is followed by its plain numbers.
     """
-    rows: dict[str, Result] = {}
-    for label, result in results.items():
-        rows[label] = result
-        if result.plain is not None:
-            rows[f"{label}, plain"] = result.plain
+    rows = with_plain(results)
     width = max(len("percent"), *(len(label) for label in rows))
     ranks = (1, 5, 10)
     several = any(len(result.draws) > 1 for result in rows.values())
