@@ -10,7 +10,7 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
-from mfg_jax import losses, parallel, train
+from mfg_jax import losses, parallel, train, train_step
 from mfg_jax.data import augment
 from mfg_jax.errors import UserError
 from mfg_jax.models import MFGNet
@@ -32,7 +32,7 @@ AUGMENTATION = {
     "contrast": 0.2,
     "saturation": 0.2,
 }
-WEIGHTS = train.LossWeights(
+WEIGHTS = train_step.LossWeights(
     label_smoothing=0.1,
     identity_weight=1.0,
     triplet_weight=1.0,
@@ -52,9 +52,11 @@ def _optimizer() -> optax.GradientTransformation:
 
 
 @functools.cache
-def _initial_state() -> train.TrainState:
+def _initial_state() -> train_step.TrainState:
     """On the host: a step consumes what it is given."""
-    return jax.device_get(train.create_train_state(_model(), _optimizer(), seed=3, height=SIZE, width=SIZE))
+    return jax.device_get(
+        train_step.create_train_state(_model(), _optimizer(), seed=3, height=SIZE, width=SIZE)
+    )
 
 
 def _batches(steps: int) -> list[dict[str, np.ndarray]]:
@@ -72,11 +74,13 @@ def _batches(steps: int) -> list[dict[str, np.ndarray]]:
 @functools.cache
 def _step(devices: int, mapping: str) -> tuple[Mesh, Callable]:
     mesh = parallel.make_mesh(jax.devices()[:devices])
-    step = train.make_train_step(_model(), _optimizer(), seed=3, weights=WEIGHTS, augmentation=AUGMENTATION)
+    step = train_step.make_train_step(
+        _model(), _optimizer(), seed=3, weights=WEIGHTS, augmentation=AUGMENTATION
+    )
     return mesh, parallel.map_step(step, mesh, mapping)
 
 
-def _run(devices: int, mapping: str, steps: int) -> tuple[list[float], train.TrainState]:
+def _run(devices: int, mapping: str, steps: int) -> tuple[list[float], train_step.TrainState]:
     mesh, step = _step(devices, mapping)
     state = parallel.replicate(_initial_state(), mesh)
     curve = []
@@ -87,7 +91,7 @@ def _run(devices: int, mapping: str, steps: int) -> tuple[list[float], train.Tra
 
 
 @pytest.fixture(scope="module")
-def on_one_device() -> tuple[list[float], train.TrainState]:
+def on_one_device() -> tuple[list[float], train_step.TrainState]:
     """Losses and final state of ten steps on one device."""
     return _run(1, "shard_map", 10)
 
@@ -146,7 +150,9 @@ def test_four_devices_take_the_gradient_of_the_global_batch(on_one_device):
     mesh = parallel.make_mesh(jax.devices()[:4])
     # With this optimizer a step subtracts exactly the gradient.
     step = parallel.map_step(
-        train.make_train_step(_model(), optax.sgd(1.0), seed=3, weights=WEIGHTS, augmentation=AUGMENTATION),
+        train_step.make_train_step(
+            _model(), optax.sgd(1.0), seed=3, weights=WEIGHTS, augmentation=AUGMENTATION
+        ),
         mesh,
     )
     before = state.replace(opt_state=optax.sgd(1.0).init(state.params))
@@ -161,7 +167,7 @@ def test_four_devices_take_the_gradient_of_the_global_batch(on_one_device):
 
 def test_initial_weights_are_a_function_of_the_seed():
     one = _initial_state()
-    other = train.create_train_state(_model(), _optimizer(), seed=4, height=SIZE, width=SIZE)
+    other = train_step.create_train_state(_model(), _optimizer(), seed=4, height=SIZE, width=SIZE)
     assert not np.array_equal(
         one.params["trunk"]["stem"]["conv"]["kernel"], other.params["trunk"]["stem"]["conv"]["kernel"]
     )
