@@ -4,16 +4,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all test-parity lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m mfg_jax.main --config=configs/synthetic.py
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not torch"
 
 test-all: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not torch"
+
+# Against PyTorch, which only this target installs (a large download).
+test-parity: .venv/installed-parity
+	$(BIN)/python -m pytest -m torch
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -33,6 +37,10 @@ lint: .venv/installed-dev
 
 .venv/installed-dev: requirements-dev.txt .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+.venv/installed-parity: requirements-parity.txt .venv/installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-parity.txt
 	touch $@
 
 clean:
