@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config = default.get_config()
     config.data.dataset = "vehicle_csv"
     config.evaluate.protocol = "csv"
-    config.optimizer.name = "adam"
+    config.optimizer.name = "adamw"
     config.optimizer.base_rate = 3.5e-4  # ours
     config.optimizer.warmup_epochs = 2.0  # ours
     return config

@@ -69,7 +69,7 @@ def get_config() -> ConfigDict:
 
     # Optimizer
     optimizer = config.optimizer = ConfigDict()
-    optimizer.name = "sgd"  # or "adam"; ours
+    optimizer.name = "sgd"  # or "adam" (weight decay in the gradient), "adamw" (decoupled); ours
     optimizer.base_rate = 0.01  # ours
     optimizer.decay_epochs = (15, 30)  # after which the rate decays; paper, for VRIC
     optimizer.decay_factor = 0.1  # paper, for VRIC
@@ -77,6 +77,9 @@ def get_config() -> ConfigDict:
     optimizer.momentum = 0.9  # of sgd; ours
     optimizer.weight_decay = 5e-4  # on kernels alone; ours
     optimizer.clip_norm = placeholder(float)  # of the global gradient; None: not clipped
+    optimizer.ema_decay = placeholder(
+        float
+    )  # evaluate and keep a moving average of the weights, such as 0.999 a step; None: the weights; ours
 
     # Evaluation
     evaluate = config.evaluate = ConfigDict()

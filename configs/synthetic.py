@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     config.train.batch_size = 64
     config.train.log_every_steps = 25
     config.augment.crop_padding = 4
-    config.optimizer.name = "adam"
+    config.optimizer.name = "adamw"
     config.optimizer.base_rate = 2e-3
     config.optimizer.decay_epochs = (11, 15)
     config.optimizer.warmup_epochs = 1.0

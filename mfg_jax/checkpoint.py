@@ -1,7 +1,8 @@
 """Checkpoints on disk: saving, resuming, and loading without the training code. The only importer of Orbax.
 
-A checkpoint holds three items: `variables` (parameters and batch statistics), `optimizer` (its state) and `description`
-(JSON: the configuration and what it takes to rebuild the network). Loading for inference reads the first and last.
+A checkpoint holds three items: `variables` (parameters and batch statistics, or their moving averages where those are
+kept), `optimizer` (its state, and beside averages what they are of) and `description` (JSON: the configuration and what
+it takes to rebuild the network). Loading for inference reads the first and last.
 """
 
 import logging

@@ -66,6 +66,7 @@ _TRAINING_RANGES = {
     "optimizer.momentum": (0, 1),
     "optimizer.weight_decay": (0, math.inf),
     "optimizer.clip_norm": (0, math.inf),
+    "optimizer.ema_decay": (0, 1),
     "evaluate.every_epochs": (1, math.inf),
     "checkpoint.every_steps": (1, math.inf),
     "checkpoint.keep_latest": (1, math.inf),

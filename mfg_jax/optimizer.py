@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import optax
 
-OPTIMIZERS = ("sgd", "adam")
+OPTIMIZERS = ("sgd", "adam", "adamw")
 
 
 def step_decay_schedule(
@@ -57,20 +57,24 @@ def make_optimizer(
     """Builds the Optax chain: clip, decay weights, step.
 
     Args:
-        name: "sgd" (Nesterov momentum, weight decay added to the gradient, as PyTorch's SGD) or "adam" (with decoupled
-            weight decay: AdamW).
+        name: "sgd" (with Nesterov momentum) and "adam" add the decay to the gradient, as `torch.optim.SGD` and
+            `torch.optim.Adam` do; with "adamw" it is decoupled (Loshchilov and Hutter, ICLR 2019): each step takes
+            `rate * weight_decay` of the kernel off, as `torch.optim.AdamW`. The three mean different things by one
+            coefficient: Adam's step divides the decay by the gradient's size, AdamW's does not.
         schedule: from step to learning rate.
-        momentum: of SGD; not used by Adam.
+        momentum: of SGD; Adam's own are 0.9 and 0.999.
         weight_decay: coefficient, on kernels alone.
         clip_norm: the gradient's global norm is clipped to this; None for no clipping.
 
     Raises:
-        ValueError: the name is neither.
+        ValueError: the name is none of these.
     """
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm is not None else []
+    decay = optax.add_decayed_weights(weight_decay, mask=decays)
     if name == "sgd":
-        decay = optax.add_decayed_weights(weight_decay, mask=decays)
         return optax.chain(*clip, decay, optax.sgd(schedule, momentum=momentum, nesterov=True))
     if name == "adam":
+        return optax.chain(*clip, decay, optax.adam(schedule))
+    if name == "adamw":
         return optax.chain(*clip, optax.adamw(schedule, weight_decay=weight_decay, mask=decays))
-    raise ValueError(f"The optimizer is 'sgd' or 'adam', not {name!r}.")
+    raise ValueError(f"The optimizer is one of {', '.join(OPTIMIZERS)}, not {name!r}.")

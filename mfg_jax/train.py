@@ -1,6 +1,5 @@
 """Training from top to bottom: the loop around `mfg_jax.train_step`."""
 
-import dataclasses
 import functools
 import logging
 import pathlib
@@ -88,7 +87,12 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
     model = MFGNet(num_identities=index.num_identities, axis_name=parallel.AXIS, **config.model)
     try:
         state = create_train_state(
-            model, optimizer, seed=config.seed, height=config.data.height, width=config.data.width
+            model,
+            optimizer,
+            seed=config.seed,
+            height=config.data.height,
+            width=config.data.width,
+            averaged=config.optimizer.ema_decay is not None,
         )
     except ValueError as error:
         raise UserError(f"config.model and config.data do not make a network: {error}") from error
@@ -107,6 +111,7 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
             seed=config.seed,
             weights=LossWeights(**config.loss),
             augmentation=dict(config.augment),
+            average_decay=config.optimizer.ema_decay,
         ),
         mesh,
         config.parallel.mapping,
@@ -141,7 +146,7 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
     with MetricWriter(workdir, first_step=first_step, active=writes) as writer, manager:
         if first_step == 0 and config.evaluate.untrained:
             logger.info("Evaluating the untrained network.")
-            untrained = evaluation.headline(evaluate_state(state.variables, step=0))
+            untrained = evaluation.headline(evaluate_state(state.evaluated, step=0))
             writer.write(0, {f"evaluation/{name}": value for name, value in untrained.items()})
         line.restart()
         for step, batch in enumerate(batches, start=first_step + 1):
@@ -163,21 +168,21 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
 
             figures: dict[str, float] | None = None
             if evaluates:
-                figures = evaluation.headline(evaluate_state(state.variables, step=step))
+                figures = evaluation.headline(evaluate_state(state.evaluated, step=step))
                 writer.write(step, {f"evaluation/{name}": value for name, value in figures.items()})
             if saves:
                 checkpoint.save(
                     manager,
                     step,
-                    variables=state.variables,
-                    optimizer=state.opt_state,
+                    variables=state.evaluated,
+                    optimizer=state.unevaluated,
                     description=description,
                     metrics=figures,
                 )
                 line.restart()
         if not (workdir / "results" / f"{evaluation.result_name(config, total_steps)}.json").exists():
             # Training was finished before, and evaluated otherwise than is asked for now.
-            evaluate_state(state.variables, step=total_steps)
+            evaluate_state(state.evaluated, step=total_steps)
     if writes:
         print(evaluation.summarise(workdir, config, last_step=total_steps))
         print(f"Results, pictures and checkpoints are in {workdir}.")
@@ -207,10 +212,10 @@ def count_steps(config: ConfigDict, images: int, identities: int) -> tuple[int, 
 
 def restore_state(manager: checkpoint.Manager, step: int, state: TrainState) -> TrainState:
     """The state of a saved step, placed as `state` is, which gives structure and shapes."""
-    variables, opt_state = checkpoint.restore(
-        manager, step, variables=state.variables, optimizer=state.opt_state
+    evaluated, unevaluated = checkpoint.restore(
+        manager, step, variables=state.evaluated, optimizer=state.unevaluated
     )
-    return dataclasses.replace(state, step=state.step + step, opt_state=opt_state, **variables)
+    return state.restored(state.step + step, evaluated, unevaluated)
 
 
 def mean_metrics(pending: Sequence[Metrics], step: int) -> dict[str, float]:

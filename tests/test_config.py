@@ -73,7 +73,7 @@ def test_resuming_allows_what_changes_no_weight_and_refuses_the_rest():
         ("model.attention_reduction", 0, "config.model.attention_reduction is 0; it has to be at least 1"),
         ("model.head_width", -3, "config.model.head_width is -3; it has to be at least 1"),
         ("model.dtype", "float16", "config.model.dtype is 'float16'; it is one of float32, bfloat16"),
-        ("optimizer.name", "adamm", "config.optimizer.name is 'adamm'; it is one of sgd, adam"),
+        ("optimizer.name", "adamm", "config.optimizer.name is 'adamm'; it is one of sgd, adam, adamw"),
         ("optimizer.decay_epochs", (30, 15), "it is whole epochs of 1 or more, ascending"),
         ("augment.crop_padding", -2, "config.augment.crop_padding is -2; it has to be at least 0"),
         (

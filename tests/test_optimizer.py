@@ -27,7 +27,7 @@ def test_warm_up_rises_linearly_to_the_base_rate():
     np.testing.assert_allclose(rates[40:], 0.5)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_weight_decay_shrinks_kernels_alone(name):
     params = {
         "dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)},
@@ -76,7 +76,7 @@ def test_clipping_bounds_the_global_norm():
 
 
 def test_an_unknown_optimizer_is_named():
-    with pytest.raises(ValueError, match="'sgd' or 'adam', not 'lion'"):
+    with pytest.raises(ValueError, match="one of sgd, adam, adamw, not 'lion'"):
         optimizer.make_optimizer(
             "lion", optax.constant_schedule(1.0), momentum=0, weight_decay=0, clip_norm=None
         )
