@@ -152,7 +152,7 @@ def make_train_step(
                 mutable=["batch_stats"],
             )
             identity_loss = losses.smoothed_cross_entropy(output.logits, labels, weights.label_smoothing)
-            triplet_loss = _global_triplet_loss(output.global_features, labels, first_position, weights)
+            triplet_loss = _global_triplet_loss(output.triplet_features, labels, first_position, weights)
             loss = weights.identity_weight * identity_loss + weights.triplet_weight * triplet_loss
             accuracy = jnp.mean((jnp.argmax(output.logits, axis=-1) == labels[None]).astype(jnp.float32))
             metrics = {

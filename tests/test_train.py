@@ -140,7 +140,7 @@ def test_four_devices_take_the_gradient_of_the_global_batch(on_one_device):
                 losses.batch_hard_triplet(
                     features, labels, features, labels, jnp.arange(8, dtype=jnp.int32), 0.3
                 )
-                for features in output.global_features
+                for features in output.triplet_features
             ]
             return losses.smoothed_cross_entropy(output.logits, labels, 0.1) + sum(triplets) / len(triplets)
 

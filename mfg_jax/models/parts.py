@@ -1,43 +1,74 @@
-"""Splitting a feature map into horizontal stripes, and pooling each to one vector.
+"""Cutting a feature map into parts, and pooling each to one vector.
 
 MFG-Net segments the feature map for its fine-grained features; that the parts are horizontal stripes, as in MGN
-(Wang et al., ACM MM 2018), is our reading of it.
+(Wang et al., ACM MM 2018), is our reading of it. Vertical stripes and grids are cut the same way.
 """
+
+from typing import TypeAlias
 
 import jax.numpy as jnp
 from jax import Array
 
+# A number of horizontal stripes, or (rows, columns) of a grid; (1, 3) are three vertical stripes.
+Granularity: TypeAlias = int | tuple[int, int]
+
 POOLINGS = ("average", "max", "gem")
 
 
-def stripe_bounds(rows: int, stripes: int) -> tuple[tuple[int, int], ...]:
-    """Cuts `rows` into `stripes` consecutive ranges, as equal as possible, the longer ones first.
+def grid(granularity: Granularity) -> tuple[int, int]:
+    """Rows and columns of a granularity."""
+    return (granularity, 1) if isinstance(granularity, int) else granularity
+
+
+def granularity_name(granularity: Granularity) -> str:
+    """How modules name it: "3" for three horizontal stripes, "2x2" for a grid."""
+    rows, columns = grid(granularity)
+    return str(rows) if columns == 1 else f"{rows}x{columns}"
+
+
+def equal_bounds(length: int, pieces: int, side: str = "rows") -> tuple[tuple[int, int], ...]:
+    """Cuts `length` into `pieces` consecutive ranges, as equal as possible, the longer ones first.
 
     16 rows in three stripes are (0, 6), (6, 11), (11, 16): no row is dropped and none is counted twice.
 
     Args:
-        rows: height of the feature map.
-        stripes: how many to make.
+        length: rows or columns of the feature map.
+        pieces: how many to make.
+        side: what is cut, for the message.
 
     Returns:
-        `(start, stop)` of each stripe.
+        `(start, stop)` of each piece.
 
     Raises:
-        ValueError: there are fewer rows than stripes.
+        ValueError: there are fewer rows or columns than pieces.
     """
-    if not 1 <= stripes <= rows:
+    if not 1 <= pieces <= length:
         raise ValueError(
-            f"A feature map of {rows} rows cannot be cut into {stripes} stripes: "
+            f"A feature map of {length} {side} cannot be cut into {pieces} parts: "
             "use larger images, a smaller stride or fewer parts."
         )
-    short, longer = divmod(rows, stripes)
+    short, longer = divmod(length, pieces)
     bounds = []
     start = 0
-    for stripe in range(stripes):
-        stop = start + short + (stripe < longer)
+    for piece in range(pieces):
+        stop = start + short + (piece < longer)
         bounds.append((start, stop))
         start = stop
     return tuple(bounds)
+
+
+def cut(x: Array, granularity: Granularity) -> list[Array]:
+    """Cuts `(B, H, W, C)` into its parts, row by row from the top left.
+
+    Raises:
+        ValueError: the map is smaller than the grid.
+    """
+    rows, columns = grid(granularity)
+    return [
+        x[:, top:bottom, left:right]
+        for top, bottom in equal_bounds(x.shape[1], rows, "rows")
+        for left, right in equal_bounds(x.shape[2], columns, "columns")
+    ]
 
 
 def pool(x: Array, pooling: str) -> Array:

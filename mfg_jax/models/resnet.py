@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mfg_jax.models.attention import SqueezeExcitation
+from mfg_jax.models.instance_batch_norm import InstanceBatchNorm
 
 # Blocks in each of the four stages, and whether they are bottlenecks. 10 is our small one, for CPUs.
 STAGE_BLOCKS: dict[int, tuple[int, int, int, int]] = {
@@ -110,6 +111,7 @@ class ResidualBlock(nn.Module):
         features: channels inside the block; a bottleneck puts out four times as many.
         stride: of the block.
         bottleneck: which of the two kinds.
+        ibn: the first normalisation is an `InstanceBatchNorm`.
         attention_reduction: squeeze-and-excitation before the addition, with this reduction; None for none.
         norm: makes the batch normalisation.
         dtype: the type to compute in.
@@ -118,6 +120,7 @@ class ResidualBlock(nn.Module):
     features: int
     stride: int
     bottleneck: bool
+    ibn: bool
     attention_reduction: int | None
     norm: Norm
     dtype: Any = jnp.float32
@@ -140,14 +143,17 @@ class ResidualBlock(nn.Module):
 
         out_features = self.features * (BOTTLENECK_EXPANSION if self.bottleneck else 1)
         last_scale = nn.initializers.zeros_init()
+        norm1 = (
+            InstanceBatchNorm(self.norm, self.dtype, name="norm1") if self.ibn else self.norm(name="norm1")
+        )
         if self.bottleneck:
             y = PointwiseConv(self.features, dtype=self.dtype, name="conv1")(x)
-            y = nn.relu(self.norm(name="norm1")(y))
+            y = nn.relu(norm1(y))
             y = nn.relu(self.norm(name="norm2")(conv3x3(self.stride, "conv2")(y)))
             y = PointwiseConv(out_features, dtype=self.dtype, name="conv3")(y)
             y = self.norm(name="norm3", scale_init=last_scale)(y)
         else:
-            y = nn.relu(self.norm(name="norm1")(conv3x3(self.stride, "conv1")(x)))
+            y = nn.relu(norm1(conv3x3(self.stride, "conv1")(x)))
             y = self.norm(name="norm2", scale_init=last_scale)(conv3x3(1, "conv2")(y))
         if self.attention_reduction is not None:
             y = SqueezeExcitation(self.attention_reduction, dtype=self.dtype, name="attention")(y)
@@ -161,7 +167,7 @@ class ResidualBlock(nn.Module):
 class ResNetStage(nn.Module):
     """Blocks `first` to `last` (exclusive) of one ResNet stage; only block 0 strides.
 
-    A stage can be cut in two, because MFG-Net's trunk ends inside the third one.
+    A stage can be cut in two: MFG-Net's trunk may end inside one.
 
     Attributes:
         depth: 10, 18, 34, 50 or 101.
@@ -170,6 +176,7 @@ class ResNetStage(nn.Module):
         first: first block to run.
         last: the block after the last one to run; None for all that are left.
         stride: of block 0.
+        ibn: instance normalisation of half the channels in every block; never in stage 4, as published.
         attention_reduction: for squeeze-and-excitation in every block; None for none.
         norm: makes the batch normalisation.
         dtype: the type to compute in.
@@ -182,6 +189,7 @@ class ResNetStage(nn.Module):
     norm: Norm
     first: int = 0
     last: int | None = None
+    ibn: bool = False
     attention_reduction: int | None = None
     dtype: Any = jnp.float32
 
@@ -194,6 +202,7 @@ class ResNetStage(nn.Module):
                 features=self.width * 2 ** (self.stage - 1),
                 stride=self.stride if block == 0 else 1,
                 bottleneck=self.depth in BOTTLENECK_DEPTHS,
+                ibn=self.ibn and self.stage < 4,
                 attention_reduction=self.attention_reduction,
                 norm=self.norm,
                 dtype=self.dtype,

@@ -32,7 +32,7 @@ def test_eight_vectors_make_an_embedding_of_unit_norm():
     output = _apply(model, _init(model, images), images)
     assert output.embedding.shape == (2, 8 * 16)
     assert output.logits.shape == (8, 2, 11)
-    assert output.global_features.shape == (3, 2, 16)
+    assert output.triplet_features.shape == (3, 2, 16)
     assert {leaf.dtype for leaf in jax.tree.leaves(output)} == {jnp.dtype("float32")}
     np.testing.assert_allclose(np.linalg.norm(output.embedding, axis=1), 1.0, rtol=1e-5)
 
@@ -76,11 +76,11 @@ def test_every_setting_gives_finite_gradients(attention, pooling):
             train=True,
             mutable=["batch_stats"],
         )
-        return jnp.sum(output.logits**2) + jnp.sum(output.global_features**2)
+        return jnp.sum(output.logits**2) + jnp.sum(output.triplet_features**2)
 
     gradients = jax.jit(jax.grad(total))(variables["params"])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
-    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients["head3_stripe3"]))
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients["head3_part3"]))
 
 
 def test_bfloat16_computes_near_float32_and_keeps_float32_parameters():
@@ -108,7 +108,7 @@ def test_an_image_is_embedded_alike_in_any_batch():
 
 def test_a_stripe_sees_its_rows_alone():
     x = np.abs(np.random.default_rng(0).normal(size=(1, 16, 4, 3))).astype(np.float32)
-    for top, bottom in parts.stripe_bounds(16, 3):
+    for top, bottom in parts.equal_bounds(16, 3):
         changed = x.copy()
         changed[:, :top] += 1
         changed[:, bottom:] += 1
@@ -122,17 +122,17 @@ def test_a_stripe_sees_its_rows_alone():
 @pytest.mark.parametrize("rows", range(1, 20))
 def test_stripes_partition_the_rows_as_equally_as_possible(rows):
     for stripes in range(1, rows + 1):
-        bounds = parts.stripe_bounds(rows, stripes)
+        bounds = parts.equal_bounds(rows, stripes)
         assert [row for start, stop in bounds for row in range(start, stop)] == list(range(rows))
         heights = [stop - start for start, stop in bounds]
         assert max(heights) - min(heights) <= 1
         assert heights == sorted(heights, reverse=True)
-    assert parts.stripe_bounds(16, 3) == ((0, 6), (6, 11), (11, 16))
+    assert parts.equal_bounds(16, 3) == ((0, 6), (6, 11), (11, 16))
 
 
 def test_too_many_stripes_is_an_error_that_says_what_to_do():
-    with pytest.raises(ValueError, match="3 rows cannot be cut into 4 stripes: use larger images"):
-        parts.stripe_bounds(3, 4)
+    with pytest.raises(ValueError, match="3 rows cannot be cut into 4 parts: use larger images"):
+        parts.equal_bounds(3, 4)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 9)])
