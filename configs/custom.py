@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from configs import default
 
 
-def get_config() -> ConfigDict:
+def get_config(network: str = "mfg") -> ConfigDict:
     """The default network, on a schedule for a small set."""
-    config = default.get_config()
+    config = default.get_config(network)
     config.data.dataset = "vehicle_csv"
     config.evaluate.protocol = "csv"
     config.optimizer.name = "adamw"

@@ -9,9 +9,15 @@ This file is not run by itself: it has no dataset.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from configs.networks import NETWORKS
 
-def get_config() -> ConfigDict:
-    """The paper's recipe as we read it, without a dataset."""
+
+def get_config(network: str = "mfg") -> ConfigDict:
+    """The paper's recipe as we read it, without a dataset.
+
+    Args:
+        network: a name of `configs.networks.NETWORKS`; on the command line `--config=configs/vric.py:NAME`.
+    """
     config = ConfigDict()
     config.seed = 0  # decides initial weights, sampling and augmentation
 
@@ -33,14 +39,26 @@ def get_config() -> ConfigDict:
     model.width = 64  # channels of the first stage; as published
     model.stem_stride = 4  # 7x7 convolution and max pooling; as published
     model.last_stride = 1  # stage 4 does not halve the map, so that stripes are two times as fine; ours
-    model.granularities = (1, 2, 3)  # global, and fine-grained parts (paper); these three (ours)
-    model.attention = (
-        "branch"  # channel attention (paper); squeeze-and-excitation at each branch's end (ours)
-    )
+    model.ibn = False  # IBN-a: instance normalisation of half the channels in stages 1 to 3; ours
+    model.branch_from = (
+        3,
+        1,
+    )  # (stage, block) from which each branch has blocks of its own; (5, 0): none; ours
+    model.granularities = (1, 2, 3)  # global, and fine-grained parts (paper); these (ours). (2, 3): a grid
+    model.branch_globals = True  # branches with parts have a global vector too; ours
+    model.attention = "branch"  # channel attention (paper); at each branch's end (ours); or "none", "block"
     model.attention_reduction = 16  # of squeeze-and-excitation; ours
-    model.pooling = "max"  # ours
-    model.head_width = 256  # of each of the eight vectors; ours
+    model.pooling = "max"  # or "average", "gem"; ours
+    model.head_width = 256  # of each of the eight vectors; 0: as wide as the last stage; ours
+    model.bnneck = True  # batch normalisation between metric loss and classifier; ours
+    model.identity_vectors = "all"  # with a classifier: or "globals", "parts"; ours
+    model.triplet_vectors = "globals"  # in the metric loss: or "all", "parts", "none"; ours
+    model.embedding_vectors = "all"  # in the embedding: or "globals", "parts"; ours
     model.dtype = "float32"  # to compute in; or "bfloat16"
+    # Each of these is overridden by the network's name (configs/networks.py), and that by --config.model.x=v.
+    if network not in NETWORKS:
+        raise ValueError(f"There is no network {network!r}; there are {', '.join(NETWORKS)}.")
+    model.update(NETWORKS[network])
 
     # Training
     train = config.train = ConfigDict()

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from configs import default
 
 
-def get_config() -> ConfigDict:
+def get_config(network: str = "mfg") -> ConfigDict:
     """The default configuration, made small."""
-    config = default.get_config()
+    config = default.get_config(network)
     config.data.dataset = "synthetic_vehicles"
     config.data.height = 64
     config.data.width = 64
@@ -21,7 +21,8 @@ def get_config() -> ConfigDict:
     config.model.depth = 10
     config.model.width = 16
     config.model.stem_stride = 2
-    config.model.head_width = 64
+    if config.model.head_width:
+        config.model.head_width = 64
 
     config.train.epochs = 18
     config.train.batch_size = 64

@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from configs import default
 
 
-def get_config() -> ConfigDict:
+def get_config(network: str = "mfg") -> ConfigDict:
     """VRIC's recipe, with fewer epochs of twice as many images."""
-    config = default.get_config()
+    config = default.get_config(network)
     config.data.dataset = "vehicleid"
     config.evaluate.protocol = "vehicleid-800"
     config.train.epochs = 30  # ours

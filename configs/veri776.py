@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 from configs import default
 
 
-def get_config() -> ConfigDict:
+def get_config(network: str = "mfg") -> ConfigDict:
     """VRIC's recipe, with as many steps on fewer images."""
-    config = default.get_config()
+    config = default.get_config(network)
     config.data.dataset = "veri776"
     config.evaluate.protocol = "veri776"
     config.train.epochs = 60  # ours

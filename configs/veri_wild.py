@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 from configs import default
 
 
-def get_config() -> ConfigDict:
+def get_config(network: str = "mfg") -> ConfigDict:
     """VRIC's recipe, with larger batches and fewer epochs of five times as many images."""
-    config = default.get_config()
+    config = default.get_config(network)
     config.data.dataset = "veri_wild"
     config.evaluate.protocol = "veri-wild-3000"
     config.train.batch_size = 128  # ours

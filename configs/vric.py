@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 from configs import default
 
 
-def get_config() -> ConfigDict:
+def get_config(network: str = "mfg") -> ConfigDict:
     """The default configuration is VRIC's recipe; this names the dataset and the protocol."""
-    config = default.get_config()
+    config = default.get_config(network)
     config.data.dataset = "vric"
     config.evaluate.protocol = "vric"
     return config

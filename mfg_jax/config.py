@@ -9,9 +9,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mfg_jax.errors import UserError
-from mfg_jax.models.mfg_net import ATTENTION_PLACES
+from mfg_jax.models.mfg_net import MFGNet, check_attributes
 from mfg_jax.models.parts import POOLINGS
-from mfg_jax.models.resnet import STAGE_BLOCKS
 from mfg_jax.optimizer import OPTIMIZERS
 from mfg_jax.parallel import MAPPINGS
 from mfg_jax.retrieval.protocols import PROTOCOLS, get_protocol
@@ -43,7 +42,7 @@ _EVALUATION_RANGES = {
 _TRAINING_RANGES = {
     "seed": (0, 2**31 - 1),
     "model.width": (1, math.inf),
-    "model.head_width": (1, math.inf),
+    "model.head_width": (0, math.inf),
     "model.attention_reduction": (1, math.inf),
     "train.epochs": (1, math.inf),
     "train.batch_size": (1, math.inf),
@@ -160,23 +159,34 @@ def check_evaluation(config: ConfigDict, devices: int, processes: int) -> None:
 
 
 def _check_model(model: ConfigDict) -> None:
-    _check_one_of("model.depth", model.depth, tuple(STAGE_BLOCKS))
     _check_one_of("model.stem_stride", model.stem_stride, (2, 4))
     _check_one_of("model.last_stride", model.last_stride, (1, 2))
-    _check_one_of("model.attention", model.attention, ATTENTION_PLACES)
     _check_one_of("model.pooling", model.pooling, POOLINGS)
     _check_one_of("model.dtype", model.dtype, ("float32", "bfloat16"))
     parts = model.granularities
-    if (
-        isinstance(parts, str)
-        or not parts
-        or any(not isinstance(part, int) or part < 1 for part in parts)
-        or len(set(parts)) != len(parts)
-    ):
+    grids = (
+        [_grid(part) for part in parts] if isinstance(parts, Sequence) and not isinstance(parts, str) else []
+    )
+    if not grids or None in grids or len(set(grids)) != len(grids):
         raise UserError(
-            f"config.model.granularities is {parts!r}; it is one or more different whole numbers of stripes, "
-            "1 for the global branch: (1, 2, 3)."
+            f"config.model.granularities is {parts!r}; it is one or more different whole numbers of stripes or "
+            "(rows, columns) of a grid, 1 for the global branch: (1, 2, 3) or (1, (2, 2))."
         )
+    place = model.branch_from
+    if len(place) != 2 or any(type(number) is not int for number in place):
+        raise UserError(f"config.model.branch_from is {place!r}; it is (stage, block), such as (3, 1).")
+    try:
+        check_attributes(MFGNet(num_identities=1, **model))
+    except ValueError as error:
+        raise UserError(f"config.model.{error}") from error
+
+
+def _grid(part: Any) -> tuple[int, int] | None:
+    """Rows and columns of an entry of `model.granularities`; None where it is none."""
+    sides = part if isinstance(part, list | tuple) else (part, 1)
+    if len(sides) == 2 and all(type(side) is int and side >= 1 for side in sides):
+        return tuple(sides)
+    return None
 
 
 def _check_ranges(config: ConfigDict, ranges: Mapping[str, tuple[float, float]]) -> None:

@@ -92,8 +92,15 @@ class Embedder:
 def rebuild_network(description: Mapping[str, Any]) -> MFGNet:
     """The network that a checkpoint's description tells of."""
     settings = dict(description["config"]["model"])
-    granularities = tuple(settings.pop("granularities"))  # JSON knows only lists
-    return MFGNet(num_identities=description["num_identities"], granularities=granularities, **settings)
+    # JSON knows lists alone, and a module's attributes have to be hashable.
+    granularities = tuple(tuple(g) if isinstance(g, list) else g for g in settings.pop("granularities"))
+    branch_from = tuple(settings.pop("branch_from"))
+    return MFGNet(
+        num_identities=description["num_identities"],
+        granularities=granularities,
+        branch_from=branch_from,
+        **settings,
+    )
 
 
 def load(workdir: str | os.PathLike[str], step: int | None = None) -> Embedder:

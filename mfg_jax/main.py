@@ -21,12 +21,15 @@ from mfg_jax.errors import UserError
 from tfds_builders.errors import DatasetError
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Configuration file, such as configs/vric.py."
+    "config",
+    help_string="Configuration file, such as configs/vric.py; configs/vric.py:NAME for another network."
+    " (configs/networks.py).",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Directory of the run: checkpoints, results, pictures. Default: runs/<name of the configuration>.",
+    "Directory of the run: checkpoints, results, pictures. Default: runs/<name of the configuration>, with "
+    "-<name of the network> where one is given.",
 )
 _MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate"], "Train and evaluate, or evaluate a checkpoint."
@@ -38,9 +41,10 @@ _STEP = flags.DEFINE_integer(
 
 def _parse_flags(arguments: Sequence[str]) -> list[str]:
     """Parses the command line; whatever is wrong with it becomes a `UserError`."""
-    path = _option_value(arguments[1:], "config")
-    if path is not None:
-        _check_fields(path, arguments[1:])
+    option = _option_value(arguments[1:], "config")
+    if option is not None:
+        path, network = _split_config(option)
+        _check_fields(path, network, arguments[1:])
     app.define_help_flags()
     try:
         return list(flags.FLAGS(list(arguments)))
@@ -58,7 +62,13 @@ def _option_value(arguments: Sequence[str], name: str) -> str | None:
     return None
 
 
-def _check_fields(path: str, arguments: Sequence[str]) -> None:
+def _split_config(option: str) -> tuple[str, str | None]:
+    """File and network of `configs/vric.py:pcb`; a colon before the file's ending is part of its name."""
+    match = re.fullmatch(r"(.*?\.py):(.*)", option)
+    return (match[1], match[2]) if match else (option, None)
+
+
+def _check_fields(path: str, network: str | None, arguments: Sequence[str]) -> None:
     """Checks that the configuration loads and has every field that an option overrides.
 
     absl would answer both with a traceback, and can no longer show the configuration when it does.
@@ -69,9 +79,10 @@ def _check_fields(path: str, arguments: Sequence[str]) -> None:
         )
         raise UserError(f"There is no configuration file {path}. Configurations found: {known}.")
     try:
-        config = runpy.run_path(path)["get_config"]()
+        get_config = runpy.run_path(path)["get_config"]
+        config = get_config() if network is None else get_config(network)
     except Exception as error:  # the file is a program of the user's, and may raise anything
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(
             f"The configuration {path} cannot be loaded: {type(error).__name__}: {reason}. Expected a function "
             "get_config() that returns a ConfigDict, such as the one of configs/default.py."
@@ -96,8 +107,9 @@ def _run(arguments: Sequence[str]) -> None:
     if _CONFIG.value is None:
         raise UserError("Say what to train: --config=configs/synthetic.py needs no download.")
     config = _CONFIG.value
-    path = config_flags.get_config_filename(flags.FLAGS["config"])
-    workdir = pathlib.Path(_WORKDIR.value or f"runs/{pathlib.Path(path).stem}")
+    path, network = _split_config(config_flags.get_config_filename(flags.FLAGS["config"]))
+    name = pathlib.Path(path).stem + (f"-{network}" if network else "")
+    workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}")
     # Our own log alone: the libraries' goes into detail that hides it.
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))

@@ -184,7 +184,9 @@ def make_train_step(
 def _global_triplet_loss(
     features: Array, labels: Array, first_position: Array, weights: LossWeights
 ) -> Array:
-    """Batch-hard triplet loss of each granularity's global vector, mined over all devices' images, averaged."""
+    """Batch-hard triplet loss of each vector chosen for it, mined over all devices' images, averaged."""
+    if features.shape[0] == 0:
+        return jnp.zeros((), jnp.float32)
     gathered = jax.lax.all_gather(features, parallel.AXIS, axis=1, tiled=True)
     gathered_labels = jax.lax.all_gather(labels, parallel.AXIS, tiled=True)
     positions = first_position + jnp.arange(labels.shape[0], dtype=jnp.int32)

@@ -5,8 +5,10 @@ import importlib
 import pathlib
 import re
 
+import jax
 import pytest
 
+from configs.networks import NETWORKS
 from mfg_jax import config as configs
 from mfg_jax.errors import UserError
 from mfg_jax.models import MFGNet
@@ -16,7 +18,7 @@ from tfds_builders import build
 NAMES = sorted(
     path.stem
     for path in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py")
-    if path.stem not in ("__init__", "default")
+    if path.stem not in ("__init__", "default", "networks")
 )
 
 
@@ -71,7 +73,7 @@ def test_resuming_allows_what_changes_no_weight_and_refuses_the_rest():
         ("model.attention", "foo", "config.model.attention is 'foo'; it is one of none, branch, block"),
         ("model.pooling", "sum", "config.model.pooling is 'sum'; it is one of average, max, gem"),
         ("model.attention_reduction", 0, "config.model.attention_reduction is 0; it has to be at least 1"),
-        ("model.head_width", -3, "config.model.head_width is -3; it has to be at least 1"),
+        ("model.head_width", -3, "config.model.head_width is -3; it has to be at least 0"),
         ("model.dtype", "float16", "config.model.dtype is 'float16'; it is one of float32, bfloat16"),
         ("optimizer.name", "adamm", "config.optimizer.name is 'adamm'; it is one of sgd, adam, adamw"),
         ("optimizer.decay_epochs", (30, 15), "it is whole epochs of 1 or more, ascending"),
@@ -110,3 +112,14 @@ def test_the_nearest_field_is_found_by_its_last_part_first():
     assert configs.nearest_field(known, "modl.depth") == "model.depth"
     assert configs.nearest_field(known, "optimizer.rate") == "optimizer.base_rate"
     assert configs.nearest_field(known, "train.epoch") == "train.epochs"
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("name", ["vric", "synthetic"])
+def test_every_named_network_fits_the_configurations(name, network):
+    config = importlib.import_module(f"configs.{name}").get_config(network)
+    configs.check(config, devices=1, processes=1)
+    model = MFGNet(num_identities=10, **config.model)
+    image = jax.ShapeDtypeStruct((1, config.data.height, config.data.width, 3), "float32")
+    output = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x, train=False)[0], image)
+    assert output.embedding.shape[0] == 1

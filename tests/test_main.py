@@ -88,6 +88,7 @@ def _message(finished: subprocess.CompletedProcess[str]) -> str:
         (["--config.train.batch_size=30"], "config.train.batch_size is 30, which is not two or more identities of"),
         (["--config.evaluate.protocol=vrik"], 'There is no protocol "vrik". Did you mean "vric"?'),
         (["--config.evaluate.protocol=veri776"], "does not belong to the dataset 'vric'; its protocol is vric"),
+        (["--config=configs/vric.py:pbc"], "no network 'pbc'; there are mfg, mgn"),
         (["--config.parallel.mapping=vmap"], "config.parallel.mapping is 'vmap'; it is one of shard_map, pmap"),
     ],
 )  # fmt: skip

@@ -55,14 +55,14 @@ class Head(nn.Module):
     """Reduces one pooled vector, normalises and classifies it.
 
     Attributes:
-        width: of the reduced vector; None leaves the pooled one as it is.
+        width: of the reduced vector; 0 leaves the pooled one as it is.
         num_identities: classes; None for no classifier.
         bnneck: batch normalisation between the vector of the metric loss and that of classifier and embedding.
         norm: makes the batch normalisation.
         dtype: the type to compute the matrix products in.
     """
 
-    width: int | None
+    width: int
     num_identities: int | None
     bnneck: bool
     norm: Norm
@@ -72,7 +72,7 @@ class Head(nn.Module):
     def __call__(self, x: Array) -> tuple[Array, Array, Array | None]:
         """Maps `(B, C)` to the reduced vector `(B, width)`, the same normalised, and logits `(B, num_identities)`."""
         reduced = x
-        if self.width is not None:
+        if self.width:
             reduced = nn.Dense(self.width, use_bias=False, dtype=self.dtype, name="reduce")(x)
         reduced = reduced.astype(jnp.float32)
         normalised = (
@@ -191,7 +191,7 @@ class MFGNet(nn.Module):
             residual block).
         attention_reduction: its hidden layer is this many times narrower.
         pooling: "average", "max" or "gem".
-        head_width: width of each reduced vector; None leaves the pooled vectors as wide as the last stage.
+        head_width: width of each reduced vector; 0 leaves the pooled vectors as wide as the last stage.
         bnneck: batch normalisation between a vector as the metric loss sees it and as it is classified and embedded.
         identity_vectors: which vectors have an identity classifier: "all", "globals" or "parts".
         triplet_vectors: which the metric loss works on: the same, or "none".
@@ -212,7 +212,7 @@ class MFGNet(nn.Module):
     attention: str = "branch"
     attention_reduction: int = 16
     pooling: str = "max"
-    head_width: int | None = 256
+    head_width: int = 256
     bnneck: bool = True
     identity_vectors: str = "all"
     triplet_vectors: str = "globals"
@@ -235,7 +235,7 @@ class MFGNet(nn.Module):
             ValueError: an attribute has a value outside its list, selects no vector, or the map is too small for the
                 parts.
         """
-        self._check()
+        check_attributes(self)
         norm = partial(
             nn.BatchNorm,
             use_running_average=not train,
@@ -302,38 +302,43 @@ class MFGNet(nn.Module):
             triplet_features=jnp.stack(triplet_features) if triplet_features else none,
         )
 
-    def _check(self) -> None:
-        """Checks what the types of the attributes cannot."""
-        if self.depth not in STAGE_BLOCKS:
-            raise ValueError(f"depth is one of {', '.join(map(str, STAGE_BLOCKS))}, not {self.depth!r}.")
-        if self.attention not in ATTENTION_PLACES:
-            raise ValueError(f"attention is one of {', '.join(ATTENTION_PLACES)}, not {self.attention!r}.")
-        stage, block = self.branch_from
-        if (
-            not (2 <= stage <= 4 and 0 <= block <= STAGE_BLOCKS[self.depth][stage - 1])
-            and (stage, block) != _END
-        ):
+
+def check_attributes(model: MFGNet) -> None:
+    """Checks what the types of the attributes cannot.
+
+    Raises:
+        ValueError: that begins with the attribute's name.
+    """
+    if model.depth not in STAGE_BLOCKS:
+        raise ValueError(f"depth is {model.depth!r}; it is one of {', '.join(map(str, STAGE_BLOCKS))}.")
+    if model.attention not in ATTENTION_PLACES:
+        raise ValueError(f"attention is {model.attention!r}; it is one of {', '.join(ATTENTION_PLACES)}.")
+    stage, block = model.branch_from
+    if (
+        not (2 <= stage <= 4 and 0 <= block <= STAGE_BLOCKS[model.depth][stage - 1])
+        and (stage, block) != _END
+    ):
+        raise ValueError(
+            f"branch_from is {model.branch_from}; it is (stage, block) with a stage from 2 to 4 and a block from 0 "
+            f"to the number of the stage's blocks (ResNet-{model.depth}: {STAGE_BLOCKS[model.depth]}), or (5, 0)."
+        )
+    parts = [grid(granularity) != (1, 1) for granularity in model.granularities]
+    present = {
+        "all": True,
+        "none": True,
+        "globals": model.branch_globals or not all(parts),
+        "parts": any(parts),
+    }
+    for field in ("identity_vectors", "triplet_vectors", "embedding_vectors"):
+        choice = getattr(model, field)
+        allowed = (*VECTOR_CHOICES, "none") if field == "triplet_vectors" else VECTOR_CHOICES
+        if choice not in allowed:
+            raise ValueError(f"{field} is {choice!r}; it is one of {', '.join(allowed)}.")
+        if not present[choice]:
             raise ValueError(
-                f"branch_from is {self.branch_from}; it is (stage, block) with a stage from 2 to 4 and a block from 0 "
-                f"to the number of the stage's blocks (ResNet-{self.depth}: {STAGE_BLOCKS[self.depth]}), or (5, 0)."
+                f"{field} is {choice!r}, but granularities {tuple(model.granularities)} with branch_globals="
+                f"{model.branch_globals} make no such vector."
             )
-        parts = [grid(granularity) != (1, 1) for granularity in self.granularities]
-        present = {
-            "all": True,
-            "none": True,
-            "globals": self.branch_globals or not all(parts),
-            "parts": any(parts),
-        }
-        for field in ("identity_vectors", "triplet_vectors", "embedding_vectors"):
-            choice = getattr(self, field)
-            allowed = (*VECTOR_CHOICES, "none") if field == "triplet_vectors" else VECTOR_CHOICES
-            if choice not in allowed:
-                raise ValueError(f"{field} is one of {', '.join(allowed)}, not {choice!r}.")
-            if not present[choice]:
-                raise ValueError(
-                    f"{field} is {choice!r}, but granularities {tuple(self.granularities)} with branch_globals="
-                    f"{self.branch_globals} make no such vector."
-                )
 
 
 def _chosen(choice: str, part: str) -> bool:

@@ -2,12 +2,14 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mfg_jax.models import MFGNet, MFGNetOutput, parts, resnet
+from mfg_jax.models.instance_batch_norm import InstanceBatchNorm
 
 SMALL = {"num_identities": 11, "depth": 10, "width": 8, "stem_stride": 2, "head_width": 16}
 
@@ -161,7 +163,103 @@ def test_a_pointwise_convolution_is_a_1x1_convolution():
 
 
 def test_unknown_settings_are_named():
-    with pytest.raises(ValueError, match="attention is one of none, branch, block, not 'both'"):
+    with pytest.raises(ValueError, match="attention is 'both'; it is one of none, branch, block"):
         _init(MFGNet(**SMALL, attention="both"), _images())
     with pytest.raises(ValueError, match="pooling is 'average', 'max' or 'gem', not 'sum'"):
         _init(MFGNet(**SMALL, pooling="sum"), _images())
+
+
+@pytest.mark.parametrize(
+    ("settings", "vectors", "classified", "mined", "embedded"),
+    [
+        ({"granularities": (1, 2, (2, 2)), "triplet_vectors": "all"}, 9, 9, 9, 9),
+        ({"granularities": (1, (1, 3)), "identity_vectors": "parts"}, 5, 3, 2, 5),
+        ({"granularities": (6,), "branch_globals": False, "triplet_vectors": "none"}, 6, 6, 0, 6),
+        ({"granularities": (1, 3), "branch_globals": False, "embedding_vectors": "globals"}, 4, 4, 1, 1),
+        ({"granularities": (1, 2), "embedding_vectors": "parts"}, 4, 4, 2, 2),
+    ],
+)
+def test_each_choice_of_vectors_takes_those_it_names(settings, vectors, classified, mined, embedded):
+    model = MFGNet(**SMALL, **settings)
+    images = jax.ShapeDtypeStruct((2, 48, 48, 3), jnp.float32)
+    output, variables = jax.eval_shape(
+        lambda x: model.init_with_output(jax.random.key(0), x, train=False), images
+    )
+    heads = [head for name, head in variables["params"].items() if name.startswith("head")]
+    assert len(heads) == vectors
+    assert sum("classify" in head for head in heads) == classified
+    assert output.logits.shape == (classified, 2, 11)
+    assert output.triplet_features.shape[0] == mined
+    assert output.embedding.shape == (2, embedded * 16)
+
+
+@pytest.mark.parametrize(
+    ("place", "shared", "own"),
+    [
+        ((2, 0), {"stem", "stage1"}, {"stage2": 4, "stage3": 6, "stage4": 3}),
+        ((3, 1), {"stem", "stage1", "stage2", "stage3"}, {"stage3": 5, "stage4": 3}),
+        ((4, 0), {"stem", "stage1", "stage2", "stage3"}, {"stage4": 3}),
+        ((5, 0), {"stem", "stage1", "stage2", "stage3", "stage4"}, {}),
+    ],
+)
+def test_branches_begin_where_they_are_told_and_every_block_is_there_once(place, shared, own):
+    model = MFGNet(num_identities=3, depth=34, width=8, head_width=0, branch_from=place, attention="none")
+    params = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)["params"]
+    )
+    assert set(params["trunk"]) == shared
+    branch = params.get("branch2", {})
+    assert {stage: len(blocks) for stage, blocks in branch.items()} == own
+    for number, blocks in enumerate(resnet.STAGE_BLOCKS[34], start=1):
+        names = [*params["trunk"].get(f"stage{number}", {}), *branch.get(f"stage{number}", {})]
+        assert names == [f"block{block}" for block in range(blocks)]
+
+
+def test_instance_normalisation_removes_what_a_camera_does_to_half_of_the_channels():
+    layer = InstanceBatchNorm(functools.partial(nn.BatchNorm, use_running_average=True))
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 8))
+    variables = layer.init(jax.random.key(1), x)
+    brighter = 3.0 * x + 30.0
+    before, after = layer.apply(variables, x), layer.apply(variables, brighter)
+    np.testing.assert_allclose(after[..., :4], before[..., :4], atol=1e-3)
+    assert np.abs(after[..., 4:] - before[..., 4:]).min() > 1e-3
+
+
+def test_ibn_leaves_stage_four_and_the_parameter_count_as_they_are():
+    def shapes(ibn: bool) -> dict:
+        model = MFGNet(num_identities=3, width=8, granularities=(1,), ibn=ibn, attention="none")
+        return jax.eval_shape(
+            lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)["params"]
+        )
+
+    plain, mixed = shapes(False), shapes(True)
+    assert sum(leaf.size for leaf in jax.tree.leaves(plain)) == sum(
+        leaf.size for leaf in jax.tree.leaves(mixed)
+    )
+    assert set(mixed["trunk"]["stage1"]["block0"]["norm1"]) == {"instance", "batch"}
+    assert set(mixed["branch1"]["stage4"]["block0"]["norm1"]) == {"scale", "bias"}
+
+
+def test_without_a_bnneck_one_vector_is_mined_classified_and_embedded():
+    model = MFGNet(**SMALL, granularities=(1,), bnneck=False)
+    images = _images()
+    output = _apply(model, _init(model, images), images)
+    vector = np.asarray(output.triplet_features[0])
+    np.testing.assert_allclose(
+        output.embedding, vector / np.linalg.norm(vector, axis=1, keepdims=True), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"branch_from": (1, 0)}, r"branch_from is \(1, 0\); it is \(stage, block\)"),
+        ({"branch_from": (3, 9)}, "branch_from is"),
+        ({"granularities": (1,), "embedding_vectors": "parts"}, "embedding_vectors is 'parts', but"),
+        ({"granularities": (2,), "branch_globals": False}, "triplet_vectors is 'globals', but"),
+        ({"identity_vectors": "none"}, "identity_vectors is 'none'; it is one of all, globals, parts"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        _init(MFGNet(**SMALL, **settings), _images())
