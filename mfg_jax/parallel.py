@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -88,3 +89,10 @@ def map_forward(forward: Callable[[Tree, Tree], Tree], mesh: Mesh) -> Callable[[
     """
     replicated, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
     return jax.jit(forward, in_shardings=(replicated, split), out_shardings=replicated)
+
+
+def all_processes(value: bool) -> bool:
+    """Whether `value` is true in every process: each has to call this, and waits for the others."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.process_allgather(np.asarray(value)).all())
