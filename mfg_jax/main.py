@@ -53,13 +53,14 @@ def _parse_flags(arguments: Sequence[str]) -> list[str]:
 
 
 def _option_value(arguments: Sequence[str], name: str) -> str | None:
-    """The value of `--name=value` or `--name value`; None where it is not given."""
+    """The value of `--name=value` or `--name value`, the last one as for absl; None where it is not given."""
+    value = None
     for argument, following in itertools.zip_longest(arguments, arguments[1:]):
         if argument in (f"--{name}", f"-{name}"):
-            return following
+            value = following
         if re.match(rf"--?{name}=", argument):
-            return argument.partition("=")[2]
-    return None
+            value = argument.partition("=")[2]
+    return value
 
 
 def _split_config(option: str) -> tuple[str, str | None]:
