@@ -1,0 +1,173 @@
+"""What each part of MFG-Net adds, on the synthetic vehicles: four networks, three amounts of occlusion, several seeds.
+
+    python -m benchmarks.ablation [--epochs=N] [--seeds=3] [--workdir=runs/ablation] [--out=docs]
+
+Every cell is the demo's configuration with one row's network and one dataset, trained for the same number of images
+with the same schedule, and evaluated once, at its end; every row's embedding is 512 wide. A seed decides initial
+weights, batches and augmentation; the pictures stay the same. A command that was stopped goes on where it was.
+Writes `ablation.json` (every run's figures), `ablation.md` (the table) and `images/ablation.png` into `--out`.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+from ml_collections import ConfigDict
+
+from configs import synthetic
+from mfg_jax import train
+from mfg_jax.progress import duration
+
+# Single vectors are made as wide as eight of the full network, so that no row has a wider embedding.
+ROWS: dict[str, dict[str, Any]] = {
+    "global baseline": {"granularities": (1,), "attention": "none", "head_width": 512},
+    "+ parts": {"granularities": (1, 2, 3), "attention": "none", "head_width": 64},
+    "+ attention": {"granularities": (1,), "attention": "branch", "head_width": 512},
+    "full MFG-Net": {"granularities": (1, 2, 3), "attention": "branch", "head_width": 64},
+}
+OCCLUSIONS = ("none", "light", "heavy")
+FIGURES = {"mAP": "mAP", "mINP": "mINP", "cmc@1": "Rank-1"}
+# What each contribution is the difference of.
+CONTRIBUTIONS = {
+    "parts, without attention": ("+ parts", "global baseline"),
+    "parts, with attention": ("full MFG-Net", "+ attention"),
+    "attention, without parts": ("+ attention", "global baseline"),
+    "attention, with parts": ("full MFG-Net", "+ parts"),
+    "both": ("full MFG-Net", "global baseline"),
+}
+
+# Figures of each seed, by occlusion and row; percent.
+Cells = Mapping[tuple[str, str], Sequence[Mapping[str, float]]]
+
+
+def cell_config(row: str, occlusion: str, seed: int, epochs: int, data_dir: str | None) -> ConfigDict:
+    """The demo's configuration, with this row's network, on this dataset."""
+    config = synthetic.get_config()
+    config.seed = seed
+    config.data.dataset = f"synthetic_vehicles/{occlusion}"
+    config.data.data_dir = data_dir
+    config.model.update(ROWS[row])
+    config.train.epochs = epochs
+    # The demo's shape of schedule: 11 and 15 of 18 epochs.
+    config.optimizer.decay_epochs = (round(epochs * 11 / 18), round(epochs * 15 / 18))
+    config.evaluate.untrained = False
+    config.evaluate.every_epochs = epochs
+    config.train.log_every_steps = 75
+    config.checkpoint.keep_latest = 1
+    return config
+
+
+def run_cell(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
+    """Trains and evaluates one cell, unless that is done; percent."""
+    results = workdir / "results"
+    if not list(results.glob("*.json")):
+        train.train_and_evaluate(config, workdir)
+    (result,) = results.glob("*.json")
+    summary = json.loads(result.read_text())["summary"]
+    return {name: 100 * summary[name] for name in FIGURES}
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation over seeds (of the sample); 0 for one."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def table(cells: Cells) -> str:
+    """Mean and standard deviation over seeds, as a table in Markdown, percent."""
+    occlusions = [occlusion for occlusion in OCCLUSIONS if any(key[0] == occlusion for key in cells)]
+    lines = ["| occlusion | network | mAP | mINP | Rank-1 |", "|---|---|---|---|---|"]
+    for occlusion in occlusions:
+        for row in ROWS:
+            runs = cells[occlusion, row]
+            figures = [[run[name] for run in runs] for name in FIGURES]
+            shown = " | ".join(f"{statistics.mean(values):.1f} ± {spread(values):.1f}" for values in figures)
+            lines.append(f"| {occlusion} | {row} | {shown} |")
+    lines += [
+        "",
+        "| mAP points added by | " + " | ".join(occlusions) + " |",
+        "|---" * (len(occlusions) + 1) + "|",
+    ]
+    for name, (more, less) in CONTRIBUTIONS.items():
+        shown = " | ".join(_contribution(cells[o, more], cells[o, less]) for o in occlusions)
+        lines.append(f"| {name} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
+def _contribution(more: Sequence[Mapping[str, float]], less: Sequence[Mapping[str, float]]) -> str:
+    """Mean difference of mAP, and the standard deviation of the two rows' seeds (root mean square) beside it."""
+    one, other = [run["mAP"] for run in more], [run["mAP"] for run in less]
+    pooled = ((spread(one) ** 2 + spread(other) ** 2) / 2) ** 0.5
+    return f"{statistics.mean(one) - statistics.mean(other):+.1f} (seeds {pooled:.1f})"
+
+
+def plot(cells: Cells, path: pathlib.Path) -> None:
+    """Each run a dot and each mean a bar, mAP and mINP."""
+    occlusions = [occlusion for occlusion in OCCLUSIONS if any(key[0] == occlusion for key in cells)]
+    colours = ("#9aa0a6", "#4c78a8", "#f2a33a", "#2f7d4f")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    for axis, name in zip(axes, ("mAP", "mINP"), strict=True):
+        for number, (row, colour) in enumerate(zip(ROWS, colours, strict=True)):
+            places = [group + (number - 1.5) * 0.2 for group in range(len(occlusions))]
+            values = [[run[name] for run in cells[occlusion, row]] for occlusion in occlusions]
+            axis.bar(places, [statistics.mean(v) for v in values], 0.18, color=colour, label=row)
+            for place, each in zip(places, values, strict=True):
+                axis.plot([place] * len(each), each, "o", color="black", markersize=3, alpha=0.7)
+        axis.set_xticks(range(len(occlusions)), [f"{occlusion} occlusion" for occlusion in occlusions])
+        axis.set_ylabel(f"{FIGURES[name]} (%)")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Runs every cell, and writes the table and the picture."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--epochs", type=int, default=8, help="of 4,800 images, for every cell")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to this number less one")
+    parser.add_argument("--occlusions", nargs="+", choices=OCCLUSIONS, default=OCCLUSIONS)
+    parser.add_argument("--data_dir", help="where TFDS keeps prepared datasets")
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/ablation"))
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs"))
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    plan = [
+        (occlusion, row, seed)
+        for seed in range(arguments.seeds)
+        for occlusion in reversed(OCCLUSIONS)
+        if occlusion in arguments.occlusions
+        for row in ROWS
+    ]
+    cells: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for done, (occlusion, row, seed) in enumerate(plan, start=1):
+        name = f"{occlusion}_{row.replace('+ ', '').replace(' ', '_').lower()}_seed{seed}"
+        config = cell_config(row, occlusion, seed, arguments.epochs, arguments.data_dir)
+        figures = run_cell(config, arguments.workdir / name)
+        cells.setdefault((occlusion, row), []).append(figures)
+        print(
+            f"{done}/{len(plan)} {name}: "
+            + ", ".join(f"{label} {figures[key]:.1f}" for key, label in FIGURES.items())
+            + f" ({duration(time.monotonic() - started)})",
+            flush=True,
+        )
+    (arguments.out / "images").mkdir(parents=True, exist_ok=True)
+    record = {
+        "epochs": arguments.epochs,
+        "seeds": list(range(arguments.seeds)),
+        "percent": {f"{occlusion}, {row}": runs for (occlusion, row), runs in cells.items()},
+    }
+    (arguments.out / "ablation.json").write_text(json.dumps(record, indent=1) + "\n")
+    (arguments.out / "ablation.md").write_text(table(cells))
+    plot(cells, arguments.out / "images" / "ablation.png")
+    print(table(cells))
+
+
+if __name__ == "__main__":
+    main()
