@@ -81,9 +81,12 @@ def get_config(network: str = "mfg") -> ConfigDict:
     loss = config.loss = ConfigDict()
     loss.label_smoothing = 0.1
     loss.identity_weight = 1.0  # of the mean cross-entropy over all heads
-    loss.triplet_weight = 1.0  # of the mean batch-hard triplet loss over the global vectors
-    loss.triplet_margin = 0.3  # Euclidean distance by which the negative has to be farther
-    loss.triplet_soft_margin = False  # log(1 + exp(d_p - d_n)) in place of the margin
+    loss.metric_loss = "triplet"  # batch-hard; or "weighted_triplet" (AGW), "circle", "none"
+    loss.metric_weight = 1.0  # of its mean over the vectors that carry it
+    loss.triplet_margin = 0.3  # of "triplet": Euclidean distance by which the negative has to be farther
+    loss.triplet_soft_margin = False  # of "triplet": log(1 + exp(d_p - d_n)) in place of the margin
+    loss.circle_margin = 0.25  # of "circle": m, in cosine similarity
+    loss.circle_scale = 128.0  # of "circle": gamma; the loss grows with it, so give a smaller metric_weight
 
     # Optimizer
     optimizer = config.optimizer = ConfigDict()

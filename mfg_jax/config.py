@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mfg_jax.errors import UserError
+from mfg_jax.losses import METRIC_LOSSES
 from mfg_jax.models.mfg_net import MFGNet, check_attributes
 from mfg_jax.models.parts import POOLINGS
 from mfg_jax.optimizer import OPTIMIZERS
@@ -57,8 +58,10 @@ _TRAINING_RANGES = {
     "augment.erase_probability": (0, 1),
     "loss.label_smoothing": (0, 1),
     "loss.identity_weight": (0, math.inf),
-    "loss.triplet_weight": (0, math.inf),
+    "loss.metric_weight": (0, math.inf),
     "loss.triplet_margin": (0, math.inf),
+    "loss.circle_margin": (0, 1),
+    "loss.circle_scale": (1, math.inf),
     "optimizer.base_rate": (0, math.inf),
     "optimizer.decay_factor": (0, 1),
     "optimizer.warmup_epochs": (0, math.inf),
@@ -135,6 +138,7 @@ def check(config: ConfigDict, devices: int, processes: int) -> None:
             "images."
         )
     _check_shared("train.batch_size", batch_size, devices, processes, fitting)
+    _check_one_of("loss.metric_loss", config.loss.metric_loss, METRIC_LOSSES)
     _check_one_of("optimizer.name", config.optimizer.name, OPTIMIZERS)
     _check_one_of("parallel.mapping", config.parallel.mapping, MAPPINGS)
     epochs = list(config.optimizer.decay_epochs)

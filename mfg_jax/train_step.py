@@ -73,9 +73,12 @@ class LossWeights:
 
     label_smoothing: float
     identity_weight: float
-    triplet_weight: float
+    metric_loss: str
+    metric_weight: float
     triplet_margin: float
     triplet_soft_margin: bool
+    circle_margin: float
+    circle_scale: float
 
 
 def create_train_state(
@@ -152,16 +155,14 @@ def make_train_step(
                 mutable=["batch_stats"],
             )
             identity_loss = losses.smoothed_cross_entropy(output.logits, labels, weights.label_smoothing)
-            triplet_loss = _global_triplet_loss(output.triplet_features, labels, first_position, weights)
-            loss = weights.identity_weight * identity_loss + weights.triplet_weight * triplet_loss
+            loss = weights.identity_weight * identity_loss
             accuracy = jnp.mean((jnp.argmax(output.logits, axis=-1) == labels[None]).astype(jnp.float32))
-            metrics = {
-                "loss": loss,
-                "identity_loss": identity_loss,
-                "triplet_loss": triplet_loss,
-                "accuracy": accuracy,
-            }
-            return loss, (metrics, updated["batch_stats"])
+            metrics = {"identity_loss": identity_loss, "accuracy": accuracy}
+            if weights.metric_loss != "none" and output.triplet_features.shape[0] > 0:
+                metric_loss = global_metric_loss(output.triplet_features, labels, first_position, weights)
+                loss += weights.metric_weight * metric_loss
+                metrics["metric_loss"] = metric_loss
+            return loss, (metrics | {"loss": loss}, updated["batch_stats"])
 
         gradients, (metrics, batch_stats) = jax.grad(loss_function, has_aux=True)(state.params)
         gradients, metrics = jax.lax.pmean((gradients, metrics), parallel.AXIS)
@@ -181,21 +182,40 @@ def make_train_step(
     return train_step
 
 
-def _global_triplet_loss(
-    features: Array, labels: Array, first_position: Array, weights: LossWeights
-) -> Array:
-    """Batch-hard triplet loss of each vector chosen for it, mined over all devices' images, averaged."""
-    if features.shape[0] == 0:
-        return jnp.zeros((), jnp.float32)
-    gathered = jax.lax.all_gather(features, parallel.AXIS, axis=1, tiled=True)
-    gathered_labels = jax.lax.all_gather(labels, parallel.AXIS, tiled=True)
+def global_metric_loss(features: Array, labels: Array, first_position: Array, weights: LossWeights) -> Array:
+    """The configured metric loss of each of V vectors, its pairs over all devices' images; averaged.
+
+    The gradient of a device's loss reaches other devices' images too, through the gathered candidates: gathering is
+    transposed into a sum over devices. The mean over devices of such gradients is the gradient of the global batch.
+
+    Args:
+        features: `(V, b, D)` float, this device's.
+        labels: `(b,)` integers, this device's.
+        first_position: int32 scalar, of this device's first image in the global batch.
+        weights: of the losses; `metric_loss` is not "none".
+
+    Returns:
+        A float32 scalar; its mean over the devices is the loss of the global batch.
+    """
+    candidates = jax.lax.all_gather(features, parallel.AXIS, axis=1, tiled=True)
+    candidate_ids = jax.lax.all_gather(labels, parallel.AXIS, tiled=True)
     positions = first_position + jnp.arange(labels.shape[0], dtype=jnp.int32)
-    margin = None if weights.triplet_soft_margin else weights.triplet_margin
-    return jnp.mean(
-        jnp.stack(
-            [
-                losses.batch_hard_triplet(anchors, labels, candidates, gathered_labels, positions, margin)
-                for anchors, candidates in zip(features, gathered, strict=True)
-            ]
+    pairs = losses.find_pairs(labels, candidate_ids, positions)
+
+    def of_one_vector(anchors: Array, candidates: Array) -> Array:
+        match weights.metric_loss:
+            case "triplet":
+                margin = None if weights.triplet_soft_margin else weights.triplet_margin
+                return losses.batch_hard_triplet(anchors, candidates, pairs, margin)
+            case "weighted_triplet":
+                return losses.weighted_triplet(anchors, candidates, pairs)
+            case "circle":
+                return losses.circle_loss(
+                    anchors, candidates, pairs, weights.circle_margin, weights.circle_scale
+                )
+        raise ValueError(
+            f"metric_loss is one of {', '.join(losses.METRIC_LOSSES)}, not {weights.metric_loss!r}."
         )
-    )
+
+    each = [of_one_vector(*vectors) for vectors in zip(features, candidates, strict=True)]
+    return jnp.mean(jnp.stack(each))

@@ -76,6 +76,14 @@ def test_resuming_allows_what_changes_no_weight_and_refuses_the_rest():
         ("model.head_width", -3, "config.model.head_width is -3; it has to be at least 0"),
         ("model.dtype", "float16", "config.model.dtype is 'float16'; it is one of float32, bfloat16"),
         ("optimizer.name", "adamm", "config.optimizer.name is 'adamm'; it is one of sgd, adam, adamw"),
+        (
+            "loss.metric_loss",
+            "triplets",
+            "config.loss.metric_loss is 'triplets'; it is one of triplet, weighted_triplet, circle, none",
+        ),
+        ("loss.circle_margin", -0.1, "config.loss.circle_margin is -0.1; it has to be from 0 to 1"),
+        ("loss.circle_scale", 0.0, "config.loss.circle_scale is 0.0; it has to be at least 1"),
+        ("optimizer.ema_decay", 1.5, "config.optimizer.ema_decay is 1.5; it has to be from 0 to 1"),
         ("optimizer.decay_epochs", (30, 15), "it is whole epochs of 1 or more, ascending"),
         ("augment.crop_padding", -2, "config.augment.crop_padding is -2; it has to be at least 0"),
         (

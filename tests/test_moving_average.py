@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from configs import default
 from mfg_jax import checkpoint, evaluation, parallel, train, train_step
 from mfg_jax.models import MFGNet
 from mfg_jax.moving_average import update_average
@@ -42,13 +43,6 @@ def test_averages_follow_training_and_go_on_after_a_checkpoint_bit_for_bit(tmp_p
     mesh = parallel.make_mesh(jax.devices()[:1])
     model = MFGNet(num_identities=3, axis_name=parallel.AXIS, **MODEL)
     optimizer = optax.sgd(0.1, momentum=0.9)
-    weights = train_step.LossWeights(
-        label_smoothing=0.1,
-        identity_weight=1.0,
-        triplet_weight=1.0,
-        triplet_margin=0.3,
-        triplet_soft_margin=False,
-    )
     augmentation = dict.fromkeys(("flip_probability", "erase_probability"), 0.0) | dict.fromkeys(
         ("brightness", "contrast", "saturation"), 0.0
     )
@@ -57,7 +51,7 @@ def test_averages_follow_training_and_go_on_after_a_checkpoint_bit_for_bit(tmp_p
             model,
             optimizer,
             seed=0,
-            weights=weights,
+            weights=train_step.LossWeights(**default.get_config().loss),
             augmentation=augmentation | {"crop_padding": 0},
             average_decay=DECAY,
         ),

@@ -10,6 +10,7 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
+from configs import default
 from mfg_jax import losses, parallel, train, train_step
 from mfg_jax.data import augment
 from mfg_jax.errors import UserError
@@ -32,13 +33,7 @@ AUGMENTATION = {
     "contrast": 0.2,
     "saturation": 0.2,
 }
-WEIGHTS = train_step.LossWeights(
-    label_smoothing=0.1,
-    identity_weight=1.0,
-    triplet_weight=1.0,
-    triplet_margin=0.3,
-    triplet_soft_margin=False,
-)
+WEIGHTS = train_step.LossWeights(**default.get_config().loss)
 
 
 @functools.cache
@@ -124,6 +119,7 @@ def test_four_devices_take_the_gradient_of_the_global_batch(on_one_device):
     model = MFGNet(**MODEL)
     batch = _batches(1)[0]
     labels = jnp.asarray(batch["label"])
+    pairs = losses.find_pairs(labels, labels, jnp.arange(8, dtype=jnp.int32))
 
     @jax.jit
     def loss_and_gradient(params):
@@ -137,9 +133,7 @@ def test_four_devices_take_the_gradient_of_the_global_batch(on_one_device):
                 mutable=["batch_stats"],
             )
             triplets = [
-                losses.batch_hard_triplet(
-                    features, labels, features, labels, jnp.arange(8, dtype=jnp.int32), 0.3
-                )
+                losses.batch_hard_triplet(features, features, pairs, 0.3)
                 for features in output.triplet_features
             ]
             return losses.smoothed_cross_entropy(output.logits, labels, 0.1) + sum(triplets) / len(triplets)
