@@ -3,7 +3,7 @@
     python -m mfg_jax.main --config=configs/custom.py --config.data.manual_dir=DIR
 
 DIR holds a folder for each vehicle, or a manifest `manifest.csv` (docs/datasets.md). The recipe is ours: a few thousand
-pictures, smaller images and Adam, which needs less tuning.
+pictures, smaller images and AdamW, which needs less tuning.
 """
 
 from ml_collections import ConfigDict
