@@ -74,10 +74,14 @@ def build(
         # Set here rather than by TFDS, whose own message for a missing folder is an AssertionError.
         manual = Path(manual_dir or root / "downloads" / "manual").expanduser().absolute()
         arguments = {"manual_dir": manual, "skip_unreadable": skip_unreadable}
-    try:
-        builder = builder_class(data_dir=root, config=name_config or config or None, **arguments)
-    except ValueError as error:  # how TFDS reports an unknown config
-        raise DatasetError(f"The dataset {name!r} cannot be opened in {root}: {error}") from None
+
+    def open_builder() -> tfds.core.DatasetBuilder:
+        try:
+            return builder_class(data_dir=root, config=name_config or config or None, **arguments)
+        except ValueError as error:  # how TFDS reports an unknown config
+            raise DatasetError(f"The dataset {name!r} cannot be opened in {root}: {error}") from None
+
+    builder = open_builder()
     folder = Path(builder.data_dir)
     if _is_built(folder):
         if manual_dir is not None:
@@ -85,7 +89,9 @@ def build(
     else:
         try:
             with _lock(root, name):
-                if not _is_built(folder):  # another process may have built it meanwhile
+                if _is_built(folder):  # another process has built it meanwhile; ours has not seen it
+                    builder = open_builder()
+                else:
                     _remove_incomplete(folder.parent)
                     # TFDS announces a download of unknown size on standard output.
                     with contextlib.redirect_stdout(io.StringIO()):

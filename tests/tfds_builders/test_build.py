@@ -1,5 +1,6 @@
 """Building a dataset: what comes out is what went in, and nothing half-built is ever taken for one."""
 
+import contextlib
 import json
 import logging
 import os
@@ -250,6 +251,21 @@ def test_two_builds_at_once_take_turns(tmp_path):
     processes = [_start_build(root, tmp_path / "data") for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     check_against_release(build.build("vric", data_dir=tmp_path / "data"), root)
+
+
+def test_what_another_process_built_meanwhile_is_used(tmp_path, monkeypatch):
+    root = write_large_vric(tmp_path / "release", 20)
+    lock = build._lock
+
+    @contextlib.contextmanager
+    def held_by_another(*arguments):
+        monkeypatch.setattr(build, "_lock", lock)
+        build.build("vric", data_dir=tmp_path / "data", manual_dir=root)
+        with lock(*arguments):
+            yield
+
+    monkeypatch.setattr(build, "_lock", held_by_another)
+    check_against_release(build.build("vric", data_dir=tmp_path / "data", manual_dir=root), root)
 
 
 def test_one_s_own_datasets_live_side_by_side(tmp_path):
