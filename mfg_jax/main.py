@@ -2,7 +2,8 @@
 
     python -m mfg_jax.main --config=configs/vric.py [--workdir=DIR] [--mode=train|evaluate] [--config.x.y=value]
 
-Training that was stopped is resumed by the same command. Exit status 1 means bad input, told in a paragraph.
+Training that was stopped is resumed by the same command. Exit status 1 means bad input, told in a paragraph; 69, that
+another process of the job was lost. docs/cluster.md tells how to start a job of several processes.
 """
 
 import itertools
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from mfg_jax import distributed
 from mfg_jax.config import flatten, nearest_field
 from mfg_jax.errors import UserError
 from tfds_builders.errors import DatasetError
@@ -37,6 +39,24 @@ _MODE = flags.DEFINE_enum(
 _STEP = flags.DEFINE_integer(
     "step", None, "With --mode=evaluate: the checkpoint's step. Default: the newest."
 )
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    "auto",
+    distributed.MODES,
+    "Whether this is one process of several. auto: if a cluster is recognised (SLURM, Open MPI, Kubernetes, Cloud "
+    "TPU), or --coordinator is given; on: demand it; off: never.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where no cluster is recognised; with the next two."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "The number of this process, from 0.")
+_DISTRIBUTED_TIMEOUT = flags.DEFINE_float(
+    "distributed_timeout", 300.0, "Seconds to wait for the other processes.", lower_bound=1.0
+)
+
+# Fields that may differ from host to host.
+_OF_THE_HOST = ("data.data_dir", "data.manual_dir", "data.threads", "data.workers")
 
 
 def _parse_flags(arguments: Sequence[str]) -> list[str]:
@@ -100,42 +120,72 @@ def _check_fields(path: str, network: str | None, arguments: Sequence[str]) -> N
             )
 
 
-def _run(arguments: Sequence[str]) -> None:
+def _check_flags(arguments: Sequence[str]) -> None:
     if len(arguments) > 1:
         raise UserError(
             f"Not understood: {' '.join(arguments[1:])}. Options begin with two dashes; see --help."
         )
     if _CONFIG.value is None:
         raise UserError("Say what to train: --config=configs/synthetic.py needs no download.")
-    config = _CONFIG.value
-    path, network = _split_config(config_flags.get_config_filename(flags.FLAGS["config"]))
-    name = pathlib.Path(path).stem + (f"-{network}" if network else "")
-    workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}")
-    # Our own log alone: the libraries' goes into detail that hides it.
+
+
+def _log_ours() -> None:
+    """Shows our own log alone: the libraries' goes into detail that hides it."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logging.getLogger("mfg_jax").addHandler(handler)
     logging.getLogger("mfg_jax").setLevel(logging.INFO)
     logging.getLogger("mfg_jax").propagate = False
+
+
+def _workdir() -> pathlib.Path:
+    path, network = _split_config(config_flags.get_config_filename(flags.FLAGS["config"]))
+    name = pathlib.Path(path).stem + (f"-{network}" if network else "")
+    return pathlib.Path(_WORKDIR.value or f"runs/{name}")
+
+
+def _start_job() -> distributed.Job:
+    """Starts this process's part of a job of several, where it is one. Before JAX is used."""
+    fields = {f"config.{name}": repr(value) for name, value in flatten(_CONFIG.value.to_dict())}
+    host_fields = [f"config.{name}" for name in _OF_THE_HOST]
+    shared = {name: value for name, value in fields.items() if name not in host_fields}
+    return distributed.start(
+        _DISTRIBUTED.value,
+        coordinator=_COORDINATOR.value,
+        num_processes=_NUM_PROCESSES.value,
+        process_id=_PROCESS_ID.value,
+        timeout=_DISTRIBUTED_TIMEOUT.value,
+        settings=shared | {"--mode": _MODE.value, "--step": str(_STEP.value), "--workdir": str(_workdir())},
+    )
+
+
+def _run() -> None:
     # Imported late: TFDS and Grain take their time, and a mistyped option is answered without them.
     if _MODE.value == "train":
         from mfg_jax import train
 
-        train.train_and_evaluate(config, workdir)
+        train.train_and_evaluate(_CONFIG.value, _workdir())
     else:
         from mfg_jax import evaluation
 
-        evaluation.evaluate_checkpoint(config, workdir, _STEP.value)
+        evaluation.evaluate_checkpoint(_CONFIG.value, _workdir(), _STEP.value)
 
 
 def main() -> None:
-    """Runs the command and exits: 0 when done, 1 for bad input."""
+    """Runs the command and exits: 0 when done, 1 for bad input, 69 when another process of the job was lost."""
+    job = distributed.Job()
     try:
-        arguments = _parse_flags(sys.argv)
-        _run(arguments)
+        _check_flags(_parse_flags(sys.argv))
+        _log_ours()
+        job = _start_job()
+        _run()
+        job.finish()
     except (UserError, DatasetError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        print(f"error: {job.prefix}{error}", file=sys.stderr)
+        job.fail(1, str(error))
+    except Exception as error:
+        job.fail_unexpectedly(error)
+        raise
 
 
 if __name__ == "__main__":
