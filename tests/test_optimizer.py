@@ -66,6 +66,31 @@ def test_sgd_is_pytorchs_nesterov_with_coupled_decay():
     np.testing.assert_allclose(params["kernel"], weights, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adam_adds_the_decay_to_the_gradient_and_adamw_takes_it_off_the_weights(name):
+    rate, decay = 0.1, 0.5
+    chain = optimizer.make_optimizer(
+        name, optax.constant_schedule(rate), momentum=0.9, weight_decay=decay, clip_norm=None
+    )
+    weights, first, second = np.array([[1.0, -2.0]]), np.zeros((1, 2)), np.zeros((1, 2))
+    params = {"kernel": jnp.asarray(weights, jnp.float32)}
+    state = chain.init(params)
+    for step, gradient in enumerate(np.random.default_rng(0).normal(size=(5, 1, 2)), start=1):
+        # Optax's Adam itself multiplies a float by an integer step.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = chain.update({"kernel": jnp.asarray(gradient, jnp.float32)}, state, params)
+        params = optax.apply_updates(params, updates)
+        # As torch.optim.Adam and torch.optim.AdamW document it.
+        if name == "adam":
+            gradient = gradient + decay * weights
+        else:
+            weights = weights - rate * decay * weights
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        step_size = (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+        weights = weights - rate * step_size
+    np.testing.assert_allclose(params["kernel"], weights, rtol=1e-4)
+
+
 def test_clipping_bounds_the_global_norm():
     chain = optimizer.make_optimizer(
         "sgd", optax.constant_schedule(1.0), momentum=0.0, weight_decay=0.0, clip_norm=1.0
