@@ -4,7 +4,7 @@ import functools
 import logging
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -135,6 +135,11 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
         threads=config.data.threads,
         workers=config.data.workers,
     )
+
+    def place(batch: loader.Batch) -> Mapping[str, jax.Array]:
+        inputs = {name: batch[name] for name in ("image", "label")}
+        return parallel.place_batch(inputs, mesh, config.parallel.mapping)
+
     line = ProgressLine(
         first_step=first_step,
         total_steps=total_steps,
@@ -149,9 +154,8 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
             untrained = evaluation.headline(evaluate_state(state.evaluated, step=0))
             writer.write(0, {f"evaluation/{name}": value for name, value in untrained.items()})
         line.restart()
-        for step, batch in enumerate(batches, start=first_step + 1):
-            inputs = {name: batch[name] for name in ("image", "label")}
-            state, metrics = train_step(state, parallel.place_batch(inputs, mesh, config.parallel.mapping))
+        for step, (_, inputs) in enumerate(loader.placed_ahead(batches, place), start=first_step + 1):
+            state, metrics = train_step(state, inputs)
             pending.append(metrics)
             epoch, steps_into_epoch = divmod(step, steps_per_epoch)
             evaluates = step == total_steps or (

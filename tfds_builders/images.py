@@ -18,7 +18,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Start-of-frame markers (ITU T.81, table B.1): 0xC0-0xCF but for DHT (C4), JPG (C8) and DAC (CC).
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN = 0xDA
-_END_OF_IMAGE = b"\xff\xd9"
+END_OF_IMAGE = b"\xff\xd9"
 
 
 def find_image_sizes(folder: Path, names: Sequence[str]) -> list[int | None]:
@@ -113,7 +113,7 @@ def find_image_problem(data: bytes) -> str | None:
         return "is an empty file"
     is_jpeg = data.startswith(b"\xff\xd8")
     if is_jpeg:
-        size = _read_jpeg_size(data)
+        size = read_jpeg_size(data)
     elif data.startswith(_PNG_SIGNATURE):
         size = _read_png_size(data)
     else:
@@ -125,7 +125,7 @@ def find_image_problem(data: bytes) -> str | None:
         return f"has a size of {width:,} x {height:,} pixels"
     if height * width > MAX_PIXELS:
         return f"has {width:,} x {height:,} pixels, more than the {MAX_PIXELS:,} allowed, and was not decoded"
-    if is_jpeg and _END_OF_IMAGE not in data[_find_scan(data) :]:
+    if is_jpeg and END_OF_IMAGE not in data[find_jpeg_scan(data) :]:
         # Some decoders fill what is missing with grey and say nothing.
         return "is cut off (the end-of-image marker is missing)"
     try:
@@ -144,8 +144,8 @@ def _read_png_size(data: bytes) -> tuple[int, int] | None:
     return height, width
 
 
-def _read_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """The (height, width) in the frame header, or None where the header is damaged."""
+def read_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """The (height, width) in a JPEG's frame header, or None where the header is damaged."""
     for marker, start, length in _iterate_segments(data):
         if marker in _FRAME_MARKERS:
             if length < 5:
@@ -156,8 +156,8 @@ def _read_jpeg_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _find_scan(data: bytes) -> int:
-    """Where the first scan's entropy-coded data starts: behind any thumbnail in the header segments."""
+def find_jpeg_scan(data: bytes) -> int:
+    """Where a JPEG's first scan's entropy-coded data starts: behind any thumbnail in the header segments."""
     for marker, start, length in _iterate_segments(data):
         if marker == _START_OF_SCAN:
             return start + length

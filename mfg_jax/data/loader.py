@@ -4,8 +4,8 @@ Hosts only decode. What is in a batch is a function of its number alone (`mfg_ja
 start at any step.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import grain
 import numpy as np
@@ -13,9 +13,11 @@ from absl import flags
 
 from mfg_jax.data import sampling
 from mfg_jax.data.images import decode
-from mfg_jax.data.source import Split
+from mfg_jax.data.source import BUILD_AGAIN, Split, find_unreadable
+from mfg_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
+Placed = TypeVar("Placed")
 
 
 def train_batches(
@@ -54,6 +56,9 @@ def train_batches(
     Yields:
         `image` `(batch_size / processes, height, width, 3)` uint8, `label` `(batch_size / processes,)` int32, `index`
         likewise int64: the images' places in the split.
+
+    Raises:
+        UserError: a record cannot be read or decoded; the message names the image.
     """
     share = batch_size // processes
 
@@ -101,6 +106,9 @@ def image_batches(
 
     Yields:
         `(batch_size / processes, height, width, 3)` uint8.
+
+    Raises:
+        UserError: a record cannot be read or decoded; the message names the image.
     """
     share = batch_size // processes
 
@@ -115,9 +123,53 @@ def image_batches(
     return _prefetched(load, 0, -(-len(split) // batch_size), threads, workers)
 
 
+def placed_ahead(
+    batches: Iterable[Batch], place: Callable[[Batch], Placed]
+) -> Iterator[tuple[Batch, Placed]]:
+    """Places each batch on the device one step early, so that its transfer goes on while the step before computes.
+
+    Args:
+        batches: on the host.
+        place: starts the transfer of a batch, and does not wait for its end.
+
+    Yields:
+        Each batch with its placed form.
+    """
+    ready: tuple[Batch, Placed] | None = None
+    for batch in batches:
+        following = batch, place(batch)
+        if ready is not None:
+            yield ready
+        ready = following
+    if ready is not None:
+        yield ready
+
+
 def _decode_all(split: Split, indices: np.ndarray, height: int, width: int) -> np.ndarray:
-    records = split.images.__getitems__(indices.tolist())
-    return np.stack([decode(record["image"], height, width) for record in records])
+    images = np.empty((len(indices), height, width, 3), np.uint8)
+    for row, record in enumerate(_read(split, indices)):
+        try:
+            images[row] = decode(record["image"], height, width)
+        except ValueError as error:
+            raise UserError(
+                f"{_describe(split, indices[row])} cannot be decoded. {error} {BUILD_AGAIN}"
+            ) from error
+    return images
+
+
+def _read(split: Split, indices: np.ndarray) -> Sequence[dict[str, bytes]]:
+    try:
+        return split.images.__getitems__(indices.tolist())
+    except Exception as error:
+        unreadable = find_unreadable(split.images, indices.tolist())
+        if unreadable is None:
+            raise
+        index, reason = unreadable
+        raise UserError(f"{_describe(split, index)} cannot be read: {reason} {BUILD_AGAIN}") from error
+
+
+def _describe(split: Split, index: int) -> str:
+    return f"The image {split.names[index]} (split {split.name!r}, index {index})"
 
 
 def _prefetched(

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +17,11 @@ _RECORDS_AT_ONCE = 512
 Builder: TypeAlias = tfds.core.DatasetBuilder
 # Stands for the camera of an image whose dataset knows none.
 NO_CAMERA = -1
+# What to do about a damaged record.
+BUILD_AGAIN = (
+    "The prepared dataset is damaged: delete it and build it again from a sound copy of the release; "
+    "`python -m tfds_builders.check --decode` names every bad picture of a release."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +76,7 @@ def open_split(builder: Builder, name: str) -> Split:
     """Opens one split and reads its labels in one pass (VRIC's 54,808 records take some seconds, with progress).
 
     Raises:
-        UserError: the dataset has no such split.
+        UserError: the dataset has no such split, or a record of it is damaged.
     """
     if name not in builder.info.splits:
         raise UserError(
@@ -79,15 +84,72 @@ def open_split(builder: Builder, name: str) -> Split:
             "release it was built from lacks that list: choose another protocol, or build from a complete copy."
         )
     known = [field for field in ("id", "camera", "name") if field in builder.info.features]
-    records = builder.as_data_source(name, decoders={"image": tfds.decode.SkipDecoding()})
+    records = builder.as_data_source(name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    labels = tfds.features.FeaturesDict({field: builder.info.features[field] for field in known})
     columns: dict[str, list[Any]] = {field: [] for field in known}
     with progress_bar(len(records), f"reading labels of {name}", delay=1.0, leave=False) as progress:
         for start in range(0, len(records), _RECORDS_AT_ONCE):
-            chunk = records.__getitems__(range(start, min(start + _RECORDS_AT_ONCE, len(records))))
-            for record in chunk:
+            numbers = range(start, min(start + _RECORDS_AT_ONCE, len(records)))
+            try:
+                chunk = records.__getitems__(numbers)
+            except Exception as error:
+                number, reason = find_unreadable(records, numbers) or (start, error)
+                raise UserError(
+                    f"Record {number} of split {name!r} of {builder.info.full_name}, in {builder.data_path}, cannot be "
+                    f"read: {reason} {BUILD_AGAIN}"
+                ) from error
+            for serialised in chunk:
+                record = labels.deserialize_example_np(serialised)
                 for field in known:
                     columns[field].append(record[field])
             progress.update(len(chunk))
     ids = np.asarray(columns["id"], np.int64)
     cameras = np.asarray(columns["camera"], np.int64) if "camera" in columns else np.full_like(ids, NO_CAMERA)
-    return Split(name, ids, cameras, [name.decode() for name in columns["name"]], records)
+    names = [name.decode() for name in columns["name"]]
+    image = tfds.features.FeaturesDict({"image": builder.info.features["image"]})
+    return Split(name, ids, cameras, names, EncodedImages(records, image))
+
+
+def find_unreadable(images: Any, numbers: Iterable[int]) -> tuple[int, Exception] | None:
+    """The first of some records that cannot be read, with the reason: reading many at once does not tell which it was.
+
+    Args:
+        images: random access to records.
+        numbers: of the records to try.
+
+    Returns:
+        None where each of them can be read.
+    """
+    for number in numbers:
+        try:
+            images[number]
+        except Exception as error:  # the readers of TFDS raise whatever their C++ parts do
+            return number, error
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedImages:
+    """Random access to the images of a split as they were stored, `{"image": bytes}`.
+
+    Of each record only the image is parsed: TFDS takes about as long to parse a whole record as it takes to decode a
+    small picture, and other threads wait meanwhile.
+
+    Attributes:
+        records: serialised, by number.
+        image: the feature to parse.
+    """
+
+    records: Any
+    image: tfds.features.FeaturesDict
+
+    def __getitem__(self, index: int) -> dict[str, bytes]:
+        """One image; any integer type will do."""
+        return self._parse(self.records[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, bytes]]:
+        """Several images, read at once."""
+        return [self._parse(serialised) for serialised in self.records.__getitems__(indices)]
+
+    def _parse(self, serialised: bytes) -> dict[str, bytes]:
+        return self.image.deserialize_example_np(serialised, decoders={"image": tfds.decode.SkipDecoding()})

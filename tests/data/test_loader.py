@@ -1,12 +1,14 @@
 """Batches: the same from any starting step, number of processes and kind of worker; every image once in evaluation."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
 
 from mfg_jax.data import loader, sampling
-from mfg_jax.data.images import decode, resize
 from mfg_jax.data.source import Split
+from mfg_jax.errors import UserError
 
 
 class _Images:
@@ -33,17 +35,19 @@ def split() -> Split:
     return Split("train", ids, np.zeros(29, int), [f"{i}.png" for i in range(29)], _Images(encoded))
 
 
+_SETTINGS = {
+    "seed": 0,
+    "first_step": 0,
+    "last_step": 6,
+    "batch_size": 8,
+    "images_per_identity": 2,
+    "height": 16,
+    "width": 24,
+}
+
+
 def _train(split: Split, **changes: int) -> list[loader.Batch]:
-    settings = {
-        "seed": 0,
-        "first_step": 0,
-        "last_step": 6,
-        "batch_size": 8,
-        "images_per_identity": 2,
-        "height": 16,
-        "width": 24,
-    }
-    return list(loader.train_batches(split, sampling.index_identities(split.ids), **(settings | changes)))
+    return list(loader.train_batches(split, sampling.index_identities(split.ids), **(_SETTINGS | changes)))
 
 
 def _assert_equal(left: list[loader.Batch], right: list[loader.Batch]) -> None:
@@ -104,19 +108,67 @@ def test_evaluation_sees_every_image_once_and_in_order(split, processes):
     assert not images[29:].any()
 
 
-def test_decoding_is_rgb_and_stretches_to_the_size():
-    picture = np.zeros((40, 60, 3), np.uint8)
-    picture[:, :, 0] = 250  # red
-    encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
-    np.testing.assert_array_equal(decode(encoded, 20, 20), np.full((20, 20, 3), (250, 0, 0), np.uint8))
+class _DamagedImages(_Images):
+    """One record whose file is damaged: reading it fails, alone or among others, as TFDS does it."""
+
+    def __getitem__(self, index: int) -> dict[str, bytes]:
+        if index == 17:
+            raise RuntimeError("data hash mismatch")
+        return super().__getitem__(index)
 
 
-def test_shrinking_averages():
-    checkered = np.zeros((8, 8, 3), np.uint8)
-    checkered[::2, ::2] = checkered[1::2, 1::2] = 200
-    np.testing.assert_array_equal(resize(checkered, 4, 4), np.full((4, 4, 3), 100, np.uint8))
+def _damaged(split: Split, way: str) -> Split:
+    """The split with picture 17 damaged."""
+    encoded = [split.encoded(index) for index in range(len(split))]
+    if way == "record":
+        return dataclasses.replace(split, images=_DamagedImages(encoded))
+    jpeg = cv2.imencode(".jpg", np.full((40, 30, 3), 90, np.uint8))[1].tobytes()
+    encoded[17] = {"no image": b"nothing", "empty": b"", "cut off": jpeg[:-20]}[way]
+    return dataclasses.replace(split, images=_Images(encoded))
 
 
-def test_bytes_that_are_no_image_are_an_error():
-    with pytest.raises(ValueError, match="not an image"):
-        decode(b"no image", 4, 4)
+@pytest.mark.parametrize("way", ["no image", "empty", "cut off", "record"])
+def test_a_bad_picture_is_named_and_what_comes_before_it_is_not_lost(split, way):
+    whole = _train(split)
+    first_bad = next(number for number, batch in enumerate(whole) if 17 in batch["index"])
+    assert first_bad > 0
+    batches = loader.train_batches(
+        _damaged(split, way),
+        sampling.index_identities(split.ids),
+        **_SETTINGS,
+    )
+    got = []
+    with pytest.raises(UserError, match=r"17\.png \(split 'train', index 17\)"):
+        got.extend(batches)
+    _assert_equal(got, whole[:first_bad])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Grain's worker processes have warnings of their own
+def test_a_bad_picture_is_named_by_worker_processes_too(split):
+    with pytest.raises(UserError, match=r"17\.png \(split 'train', index 17\)"):
+        _train(_damaged(split, "no image"), workers=2)
+
+
+def test_a_fault_that_is_not_a_records_own_is_not_blamed_on_one(split):
+    class Flaky(_Images):
+        def __getitems__(self, indices: list[int]) -> list[dict[str, bytes]]:
+            raise OSError("the network is down")
+
+    images = Flaky([split.encoded(index) for index in range(len(split))])
+    with pytest.raises(OSError, match="the network is down"):
+        _train(dataclasses.replace(split, images=images))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_batches_are_placed_in_order_and_one_step_ahead(count):
+    placed: list[int] = []
+
+    def place(batch: int) -> int:
+        placed.append(batch)
+        return -batch
+
+    for step, pair in enumerate(loader.placed_ahead(range(count), place)):
+        assert pair == (step, -step)
+        assert placed == list(range(min(step + 2, count)))
+    assert placed == list(range(count))
