@@ -22,8 +22,8 @@ _REDUCED = {
 def decode(encoded: bytes, height: int, width: int) -> np.ndarray:
     """Decodes an image and stretches it to `height` x `width`, as vehicle re-identification does (no cropping).
 
-    A JPEG of at least twice the size is decoded at 1/2, 1/4 or 1/8 (`reduction`), which saves time. Grey, CMYK, palette
-    and 16-bit pictures become 8-bit RGB, transparency is dropped, and a picture is turned as its EXIF header says.
+    Grey, CMYK, palette and 16-bit pictures become 8-bit RGB, transparency is dropped, and a picture is turned as its
+    EXIF header says.
 
     Args:
         encoded: a JPEG (or any format OpenCV reads).
@@ -32,6 +32,23 @@ def decode(encoded: bytes, height: int, width: int) -> np.ndarray:
 
     Returns:
         `(height, width, 3)` uint8 RGB.
+
+    Raises:
+        ValueError: the bytes are not an image that can be decoded, or a JPEG that is cut off.
+    """
+    return resize(decode_reduced(encoded, height, width), height, width)
+
+
+def decode_reduced(encoded: bytes, height: int, width: int) -> np.ndarray:
+    """Decodes an image, and a JPEG of at least twice the size at 1/2, 1/4 or 1/8, which saves time (`reduction`).
+
+    Args:
+        encoded: a JPEG (or any format OpenCV reads).
+        height: that the result is going to be brought to, in pixels.
+        width: likewise.
+
+    Returns:
+        `(H, W, 3)` uint8 RGB.
 
     Raises:
         ValueError: the bytes are not an image that can be decoded, or a JPEG that is cut off.
@@ -50,7 +67,7 @@ def decode(encoded: bytes, height: int, width: int) -> np.ndarray:
         raise ValueError(f"The bytes are not an image that can be decoded ({error.err}).") from error
     if image is None:
         raise ValueError("The bytes are not an image that can be decoded.")
-    return resize(image, height, width)
+    return image
 
 
 def reduction(encoded: bytes, height: int, width: int) -> int:
