@@ -93,10 +93,18 @@ def reduction(encoded: bytes, height: int, width: int) -> int:
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Stretches `(H, W, 3)` uint8 to `(height, width, 3)`: averages along the axes that shrink, then interpolates."""
-    shrunk = min(image.shape[0], height), min(image.shape[1], width)
-    if image.shape[:2] != shrunk:
-        image = cv2.resize(image, shrunk[::-1], interpolation=cv2.INTER_AREA)
-    if shrunk != (height, width):
+    """Stretches `(H, W, 3)` uint8 to `(height, width, 3)`.
+
+    An axis that shrinks to half or less is averaged, any other interpolated linearly. Between half and the whole,
+    linear interpolation is nearer to a Lanczos filter than averaging is (docs/performance.md), and several times as
+    fast.
+    """
+    averaged = tuple(
+        wanted if 2 * wanted <= length else length
+        for length, wanted in zip(image.shape[:2], (height, width), strict=True)
+    )
+    if averaged != image.shape[:2]:
+        image = cv2.resize(image, averaged[::-1], interpolation=cv2.INTER_AREA)
+    if averaged != (height, width):
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     return image
