@@ -1,5 +1,6 @@
 """Evaluation: embeds the splits a protocol needs, ranks them, and writes the result and pictures."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 
@@ -16,6 +17,7 @@ from mfg_jax.metric_writer import read_metrics
 from mfg_jax.retrieval import (
     Protocol,
     QueryExpansion,
+    RankedLists,
     Reranking,
     Result,
     RetrievalSet,
@@ -23,12 +25,13 @@ from mfg_jax.retrieval import (
     format_intervals,
     format_table,
     get_protocol,
-    report,
+    report_figures,
 )
 from mfg_jax.retrieval.protocols import draw_gallery
-from mfg_jax.retrieval.ranked_lists import evenly_by_average_precision, ranked_lists
+from mfg_jax.retrieval.ranked_lists import evenly_by_average_precision, ranked_lists, save_ranked_lists
 from mfg_jax.retrieval.results import write_text
 
+_LIST_LENGTH = 20
 _PICTURE_QUERIES = 8
 _PICTURE_RANKS = 10
 _PICTURE_PIXELS = 128
@@ -125,9 +128,15 @@ def evaluate_variables(
     if jax.process_index() == 0:
         name = result_name(config, step)
         result.to_json(workdir / "results" / f"{name}.json")
-        # The picture is of the embeddings' own ranking, so its figures are the plain ones.
+        # The lists are the embeddings' own ranking, so the picture's figures are the plain ones.
         plain = result.plain or result
-        draw_ranked_lists(protocol, plain, sets, splits, workdir / "pictures" / f"ranked_lists_{name}.png")
+        lists = rank_first_draw(protocol, plain, sets)
+        save_ranked_lists(
+            workdir / "results" / f"{name}_lists.npz",
+            lists,
+            {split.name: split.fingerprint() for split in splits.values()},
+        )
+        draw_ranked_lists(protocol, plain, lists, splits, workdir / "pictures" / f"ranked_lists_{name}.png")
     return result
 
 
@@ -194,54 +203,65 @@ def open_splits(builder: source.Builder, config: ConfigDict) -> dict[str, source
     return {name: source.open_split(builder, name) for name in get_protocol(config.evaluate.protocol).splits}
 
 
-def draw_ranked_lists(
-    protocol: Protocol,
-    result: Result,
-    sets: Mapping[str, RetrievalSet],
-    splits: Mapping[str, source.Split],
-    path: pathlib.Path,
-) -> None:
-    """Draws what queries from the easiest to the hardest retrieved, without what the protocol leaves out.
+def rank_first_draw(protocol: Protocol, result: Result, sets: Mapping[str, RetrievalSet]) -> RankedLists:
+    """What every query of the first draw retrieved, without what the protocol leaves out.
 
     Args:
         protocol: that made the result.
-        result: of it; its first draw is shown.
+        result: of it.
         sets: the embedded splits.
-        splits: the images of the same.
-        path: of the picture.
+
+    Returns:
+        Lists of places in the protocol's splits, one for each query of the draw, in its order.
     """
-    draw = result.draws[0]
     query, gallery = sets[protocol.query_split], sets[protocol.gallery_split]
-    gallery_index = np.arange(len(gallery))
+    places = np.arange(len(gallery))
     if protocol.draws_gallery:
-        gallery_index = draw_gallery(gallery.ids, result.seed, 0)[1]
-        gallery = gallery.take(gallery_index)
-    shown = evenly_by_average_precision(draw.average_precision, _PICTURE_QUERIES)
+        places = draw_gallery(gallery.ids, result.seed, 0)[1]
     lists = ranked_lists(
         query,
-        gallery,
-        draw.query_index[shown],
-        _PICTURE_RANKS,
+        gallery.take(places),
+        result.draws[0].query_index,
+        _LIST_LENGTH,
         result.exclude_same_camera,
         devices=jax.local_devices(),
     )
+    return dataclasses.replace(lists, gallery=np.where(lists.gallery >= 0, places[lists.gallery], -1))
+
+
+def draw_ranked_lists(
+    protocol: Protocol,
+    result: Result,
+    lists: RankedLists,
+    splits: Mapping[str, source.Split],
+    path: pathlib.Path,
+) -> None:
+    """Draws what queries from the easiest to the hardest retrieved.
+
+    Args:
+        protocol: that made the result.
+        result: of it.
+        lists: from `rank_first_draw`.
+        splits: the images.
+        path: of the picture.
+    """
+    query, gallery = splits[protocol.query_split], splits[protocol.gallery_split]
+    precision = result.draws[0].average_precision
+    shown = evenly_by_average_precision(precision, _PICTURE_QUERIES)
+    results = lists.gallery[shown, :_PICTURE_RANKS]
 
     def picture(split: source.Split, index: int) -> np.ndarray:
         return decode(split.encoded(index), _PICTURE_PIXELS, _PICTURE_PIXELS)
 
-    gallery_split = splits[protocol.gallery_split]
-    report.ranked_lists_figure(
+    report_figures.ranked_lists_figure(
         path,
-        [picture(splits[protocol.query_split], index) for index in lists.query.tolist()],
-        [
-            [picture(gallery_split, int(gallery_index[index])) if index >= 0 else None for index in row]
-            for row in lists.gallery.tolist()
-        ],
-        lists.correct,
-        lists.distance,
-        query_cameras=query.cameras[lists.query],
-        result_cameras=gallery.cameras[lists.gallery],
-        average_precision=draw.average_precision[shown],
+        [picture(query, index) for index in lists.query[shown].tolist()],
+        [[picture(gallery, index) if index >= 0 else None for index in row] for row in results.tolist()],
+        lists.correct[shown, :_PICTURE_RANKS],
+        lists.distance[shown, :_PICTURE_RANKS],
+        query_cameras=query.cameras[lists.query[shown]],
+        result_cameras=gallery.cameras[results],
+        average_precision=precision[shown],
         title=f"{protocol.name}, step {result.context['step']}: {len(shown)} queries from the easiest to the hardest",
     )
 
@@ -270,7 +290,7 @@ def summarise(workdir: pathlib.Path, config: ConfigDict, last_step: int) -> str:
     training = [line for line in lines if line.get("loss") is not None]
     evaluations = [line for line in lines if "evaluation/mAP" in line]
     names = ("mAP", "mINP", "CMC@1")
-    report.curves_figure(
+    report_figures.curves_figure(
         workdir / "pictures" / "curves.png",
         [line["step"] for line in training],
         [line["loss"] for line in training],

@@ -14,6 +14,8 @@ import pytest
 
 from mfg_jax import metric_writer
 from mfg_jax.errors import UserError
+from mfg_jax.retrieval import Result
+from mfg_jax.retrieval.ranked_lists import load_ranked_lists
 from tfds_builders.synthetic_vehicles import write_release
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -311,6 +313,11 @@ def test_each_dataset_is_trained_on_and_evaluated_by_its_protocol(name, scale, p
     assert f"protocol {protocol}" in finished.stdout
     assert ("10 draws (seed 0)" in finished.stdout) == (name == "vehicleid")
     assert list((tmp_path / "run" / "pictures").glob(f"ranked_lists_{protocol}*.png"))
+    [path] = (tmp_path / "run" / "results").glob(f"{protocol}*.json")
+    lists, _ = load_ranked_lists(path.with_name(f"{path.stem}_lists.npz"))
+    draw = Result.from_json(path).draws[0]
+    assert lists.query.tolist() == draw.query_index.tolist()
+    assert (lists.correct[:, 0] == (draw.first_hit == 1)).all()
 
 
 @pytest.mark.slow

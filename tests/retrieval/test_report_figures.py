@@ -7,7 +7,8 @@ from retrieval_oracle import rank_one_query, squared_distances
 
 from mfg_jax.errors import UserError
 from mfg_jax.retrieval import RetrievalSet, evaluate, evenly_by_average_precision, ranked_lists
-from mfg_jax.retrieval.report import RIGHT, WRONG, cmc_figure, curves_figure, ranked_lists_figure
+from mfg_jax.retrieval.ranked_lists import load_ranked_lists, save_ranked_lists
+from mfg_jax.retrieval.report_figures import RIGHT, WRONG, cmc_figure, curves_figure, ranked_lists_figure
 
 
 def some_set(images, seed, identities=6):
@@ -41,6 +42,29 @@ def test_an_exhausted_gallery_leaves_gaps():
     assert lists.gallery.tolist() == [[1, 2, -1, -1, -1]]
     assert lists.correct.tolist() == [[True, False, False, False, False]]
     assert np.isinf(lists.distance[0, 2:]).all()
+
+
+def test_lists_survive_their_file(tmp_path):
+    lists = ranked_lists(some_set(9, 0), some_set(40, 1), np.arange(9), length=5)
+    path = tmp_path / "lists.npz"
+    save_ranked_lists(path, lists, {"query": "abc", "gallery": "def"})
+    loaded, fingerprints = load_ranked_lists(path)
+    assert fingerprints == {"query": "abc", "gallery": "def"}
+    for name in ("query", "gallery", "distance", "correct"):
+        written, read = getattr(lists, name), getattr(loaded, name)
+        assert written.dtype == read.dtype
+        np.testing.assert_array_equal(written, read)
+    assert [item.name for item in tmp_path.iterdir()] == ["lists.npz"]
+
+
+def test_lists_that_are_missing_or_cut_short_are_clear_errors(tmp_path):
+    path = tmp_path / "lists.npz"
+    with pytest.raises(UserError, match="evaluate again"):
+        load_ranked_lists(path)
+    save_ranked_lists(path, ranked_lists(some_set(9, 0), some_set(40, 1), [0, 1]), {"query": "abc"})
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UserError, match="damaged"):
+        load_ranked_lists(path)
 
 
 def test_queries_chosen_evenly_from_best_to_worst():
