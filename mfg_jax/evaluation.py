@@ -29,6 +29,7 @@ from mfg_jax.retrieval import (
 )
 from mfg_jax.retrieval.protocols import draw_gallery
 from mfg_jax.retrieval.ranked_lists import evenly_by_average_precision, ranked_lists, save_ranked_lists
+from mfg_jax.retrieval.ranking import QueryShare
 from mfg_jax.retrieval.results import write_text
 
 _LIST_LENGTH = 20
@@ -123,6 +124,7 @@ def evaluate_variables(
         reranking=Reranking() if config.evaluate.reranking else None,
         query_expansion=QueryExpansion() if config.evaluate.query_expansion else None,
         devices=jax.local_devices(),
+        share=QueryShare(jax.process_index(), jax.process_count(), parallel.gather_from_processes),
         context={"step": step, **run_description.describe(configs.to_json(config))},
     )
     if jax.process_index() == 0:
@@ -192,10 +194,11 @@ def evaluate_checkpoint(config: ConfigDict, workdir: pathlib.Path, step: int | N
 
 
 def open_dataset(config: ConfigDict) -> source.Builder:
-    """Opens the configured dataset, building it on first use."""
-    return source.open_dataset(
-        config.data.dataset, data_dir=config.data.data_dir, manual_dir=config.data.manual_dir
-    )
+    """Opens the configured dataset, building it on first use: once, where several processes share a disk."""
+    with parallel.first_process_ahead():
+        return source.open_dataset(
+            config.data.dataset, data_dir=config.data.data_dir, manual_dir=config.data.manual_dir
+        )
 
 
 def open_splits(builder: source.Builder, config: ConfigDict) -> dict[str, source.Split]:

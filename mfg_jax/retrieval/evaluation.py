@@ -12,7 +12,7 @@ import numpy as np
 from mfg_jax.errors import UserError
 from mfg_jax.retrieval.expansion import expand_queries
 from mfg_jax.retrieval.protocols import Protocol, draw_gallery, get_protocol
-from mfg_jax.retrieval.ranking import AveragePrecision, Metrics, evaluate, evaluate_distances
+from mfg_jax.retrieval.ranking import AveragePrecision, Metrics, QueryShare, evaluate, evaluate_distances
 from mfg_jax.retrieval.rerank import rerank
 from mfg_jax.retrieval.results import Draw, Result
 from mfg_jax.retrieval.retrieval_set import IntArray, RetrievalSet
@@ -47,6 +47,7 @@ def evaluate_protocol(
     query_expansion: QueryExpansion | None = None,
     block_size: int | None = None,
     devices: Sequence[jax.Device] | None = None,
+    share: QueryShare | None = None,
     context: Mapping[str, Any] | None = None,
 ) -> Result:
     """Evaluates embeddings by a protocol.
@@ -62,6 +63,7 @@ def evaluate_protocol(
         query_expansion: Expand the queries first. The plain result then comes along as `Result.plain`.
         block_size: See `evaluate`.
         devices: See `evaluate`.
+        share: See `evaluate`. Expanding queries and re-ranking look at all images together, and are not shared.
         context: JSON values to keep with the result: configuration, step, versions.
 
     Returns:
@@ -100,7 +102,14 @@ def evaluate_protocol(
                 metrics = evaluate_distances(distances, query, gallery, exclude_same_camera, max_rank, ap)
             else:
                 metrics = evaluate(
-                    query, gallery, exclude_same_camera, max_rank, ap, block_size, devices=devices
+                    query,
+                    gallery,
+                    exclude_same_camera,
+                    max_rank,
+                    ap,
+                    block_size,
+                    devices=devices,
+                    share=share,
                 )
             draws.append(_draw(metrics, query, query_index, len(gallery)))
         return Result(

@@ -52,6 +52,35 @@ class Metrics:
     counted: BoolArray
 
 
+@dataclasses.dataclass(frozen=True)
+class QueryShare:
+    """The part of the queries that one of several processes ranks. By default, one process ranks all.
+
+    Attributes:
+        process: number of this process.
+        processes: how many there are.
+        gather: stacks the processes' arrays, which are of one shape, along a new first axis.
+    """
+
+    process: int = 0
+    processes: int = 1
+    gather: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]] = lambda values: values[None]
+
+    def queries(self, count: int) -> IntArray:
+        """Which of `count` queries this process ranks: every n-th, so that all have about equal work."""
+        return np.arange(self.process, count, self.processes)
+
+    def join(self, values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float64]:
+        """What all processes found: from (K, own queries) of this one to (K, count)."""
+        padded = np.zeros((len(values), -(-count // self.processes)))
+        padded[:, : values.shape[1]] = values
+        joined = np.empty((len(values), count))
+        for process, part in enumerate(self.gather(padded)):
+            own = np.arange(process, count, self.processes)
+            joined[:, own] = part[:, : len(own)]
+        return joined
+
+
 def evaluate(
     query: RetrievalSet,
     gallery: RetrievalSet,
@@ -61,6 +90,7 @@ def evaluate(
     block_size: int | None = None,
     *,
     devices: Sequence[jax.Device] | None = None,
+    share: QueryShare | None = None,
 ) -> Metrics:
     """Ranks the gallery for every query by Euclidean distance and measures where the hits stand.
 
@@ -70,7 +100,7 @@ def evaluate(
     P(0) = 1.
 
     Equal distances are ordered by place in the gallery. The result is the same, to the last bit, for any
-    `block_size` and any number of devices of a kind.
+    `block_size` and any number of devices of a kind, and of processes that share the queries.
 
     Args:
         query: Query set.
@@ -82,6 +112,8 @@ def evaluate(
         block_size: Queries compared at once; less needs less memory. None chooses.
         devices: Devices of one kind; the gallery is split over them. None uses all local accelerators or one
             CPU.
+        share: This process's part where several, with the same sets, rank a part of the queries each. All get the
+            whole result. None ranks all queries.
 
     Returns:
         The metrics, with every query's own values.
@@ -96,12 +128,15 @@ def evaluate(
     distance.checked_squared_norms(query.features, "query")
     norms = distance.checked_squared_norms(gallery.features, "gallery")
     use = distance.use_devices(devices)
-    rows = use.query_rows(len(query), block_size)
+    share = share or QueryShare()
+    own = query.take(share.queries(len(query)))
+    rows = use.query_rows(max(1, len(own)), block_size)
 
     def count(block: IntArray, pairs: Pairs) -> IntArray:
-        return count_nearer(use, rows, query.features[block], gallery.features, norms, pairs)
+        return count_nearer(use, rows, own.features[block], gallery.features, norms, pairs)
 
-    return _measure(query, gallery, exclude_same_camera, max_rank, ap, rows, count)
+    found = _measure(own, gallery, exclude_same_camera, ap, rows, count)
+    return _summarise(share.join(found, len(query)), len(gallery), exclude_same_camera, max_rank)
 
 
 def evaluate_distances(
@@ -139,7 +174,8 @@ def evaluate_distances(
     def count(block: IntArray, pairs: Pairs) -> IntArray:
         return count_nearer_in(values[block], pairs)
 
-    return _measure(query, gallery, exclude_same_camera, max_rank, ap, 512, count)
+    found = _measure(query, gallery, exclude_same_camera, ap, 512, count)
+    return _summarise(found, len(gallery), exclude_same_camera, max_rank)
 
 
 def _check_options(max_rank: int, ap: str) -> None:
@@ -153,13 +189,12 @@ def _measure(
     query: RetrievalSet,
     gallery: RetrievalSet,
     exclude_same_camera: bool,
-    max_rank: int,
     ap: AveragePrecision,
     rows: int,
     count: Callable[[IntArray, Pairs], IntArray],
-) -> Metrics:
-    """Metrics, given a way to count the items nearer than each pair of a block of (at most `rows`)
-    queries.
+) -> npt.NDArray[np.float64]:
+    """Every query's own values, given a way to count the items nearer than each pair of a block of (at most
+    `rows`) queries: (5, Q), in the order in which `_summarise` takes them.
     """
     average_precision = np.full(len(query), np.nan)
     inverse_negative_penalty = np.full(len(query), np.nan)
@@ -187,10 +222,19 @@ def _measure(
         average_precision[block[has_hit]] = sums[has_hit] / n[has_hit]
         inverse_negative_penalty[block[has_hit]] = n[has_hit] / ranked.rank[last]
 
+    return np.stack([average_precision, inverse_negative_penalty, first_hit, hits, excluded])
+
+
+def _summarise(
+    found: npt.NDArray[np.float64], gallery_size: int, exclude_same_camera: bool, max_rank: int
+) -> Metrics:
+    """The metrics, from every query's own values: (5, Q)."""
+    average_precision, inverse_negative_penalty = found[:2]
+    first_hit, hits, excluded = found[2:].astype(np.int64)
     counted = hits > 0
     if not counted.any():
         raise UserError(
-            f"None of the {len(query)} queries has a right answer among the {len(gallery)} gallery images"
+            f"None of the {len(hits)} queries has a right answer among the {gallery_size} gallery images"
             + (" once images of the same identity and camera are removed" if exclude_same_camera else "")
             + ". Check that both sets use the same identity numbers; sets without cameras need "
             "exclude_same_camera=False."

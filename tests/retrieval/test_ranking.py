@@ -4,6 +4,8 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from retrieval_oracle import cmc_plainly, evaluate_plainly, squared_distances
 
 from mfg_jax.errors import UserError
 from mfg_jax.retrieval import RetrievalSet, counting, distance, evaluate, evaluate_distances
+from mfg_jax.retrieval.ranking import QueryShare
 
 EXTREMES = (-(2**63), -1, 0, 1, 2**31, 2**63 - 1)
 
@@ -156,6 +159,26 @@ def test_same_bits_for_any_block_size_and_device_count(width):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("queries", "processes"), [(37, 2), (37, 3), (2, 3)])
+def test_same_bits_when_processes_share_the_queries(queries, processes):
+    """Here each process is a thread."""
+    query, gallery = clustered_sets(5, queries, 300, 24)
+    reference = evaluate(query, gallery)
+    everyone, parts = threading.Barrier(processes), [np.empty(0)] * processes
+
+    def run(process):
+        def gather(values):
+            parts[process] = values
+            everyone.wait(60)
+            return np.stack(parts)
+
+        return evaluate(query, gallery, share=QueryShare(process, processes, gather))
+
+    with ThreadPoolExecutor(processes) as threads:
+        for metrics in threads.map(run, range(processes)):
+            assert_identical(reference, metrics)
+
+
 def test_same_bits_in_a_process_with_one_device():
     """The size of XLA's thread pool follows the number of devices; the result must not."""
     script = (
