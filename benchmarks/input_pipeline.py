@@ -1,7 +1,7 @@
 """What does the input cost, stage by stage, beside PyTorch's DataLoader, and to a training step?
 
     python -m benchmarks.input_pipeline [--part=stages|peer|grain|loop|memory] [--threads=2] [--rounds=5]
-        [--network=demo|full] [--data_dir=DIR]
+        [--pictures=VRIC|VeRi|VehicleID|demo] [--network=demo|full] [--data_dir=DIR]
 
 `stages`: images per second of one thread in each stage. `peer`: of the whole loader and of a DataLoader that does the
 same work, with as many worker processes as we have threads (needs requirements-parity.txt). `grain`: what handing a
@@ -354,6 +354,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--part", choices=PARTS, action="append", help="may be given more than once")
+    parser.add_argument(
+        "--pictures", choices=[name.split()[0] for name in (*SIZES, DEMO)], action="append", help="likewise"
+    )
     parser.add_argument("--threads", type=int, default=2, help="decoding threads; give the number of cores")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=40, help="of a turn of the training loop")
@@ -370,10 +373,15 @@ def main() -> None:
             splits |= {name: draw_split(name, pathlib.Path(folder) / name[:4]) for name in SIZES}
         builder = source.open_dataset("synthetic_vehicles", data_dir=options.data_dir)
         splits[DEMO] = source.open_split(builder, "train")
+        measured = {
+            name: split
+            for name, split in splits.items()
+            if not options.pictures or name.split()[0] in options.pictures
+        }
         if "stages" in parts:
-            measure_stages(splits, (64, 256), options.rounds)
+            measure_stages(measured, (64, 256), options.rounds)
         if "peer" in parts:
-            measure_peer(splits, (64, 256), options.threads, options.rounds)
+            measure_peer(measured, (64, 256), options.threads, options.rounds)
         if "grain" in parts:
             measure_grain(options.threads, options.rounds)
         if "loop" in parts:
