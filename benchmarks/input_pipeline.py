@@ -1,9 +1,10 @@
 """What does the input cost, stage by stage, beside PyTorch's DataLoader, and to a training step?
 
-    python -m benchmarks.input_pipeline [--part=stages|peer|grain|loop|memory] [--threads=2] [--rounds=5]
+    python -m benchmarks.input_pipeline [--part=stages|decoders|peer|grain|loop|memory] [--threads=2] [--rounds=5]
         [--pictures=VRIC|VeRi|VehicleID|demo] [--network=demo|full] [--data_dir=DIR]
 
-`stages`: images per second of one thread in each stage. `peer`: of the whole loader and of a DataLoader that does the
+`stages`: images per second of one thread in each stage. `decoders`: of those JPEG decoders that are installed (OpenCV,
+Pillow, simplejpeg, imagecodecs), pictures in full. `peer`: of the whole loader and of a DataLoader that does the
 same work, with as many worker processes as we have threads (needs requirements-parity.txt). `grain`: what handing a
 batch from thread to thread costs. `loop`: the share of training steps that goes into waiting for input. `memory`: of
 the process, after few and after many batches. Without `--part`, all of them.
@@ -12,6 +13,8 @@ The pictures are drawn with the sizes of the real releases' crops, and built int
 """
 
 import argparse
+import functools
+import importlib.util
 import io
 import itertools
 import os
@@ -49,7 +52,7 @@ SIZES = {
     "VehicleID 300-1000": (300, 1000, 64),
 }
 DEMO = "demo 96"
-PARTS = ("stages", "peer", "grain", "loop", "memory")
+PARTS = ("stages", "decoders", "peer", "grain", "loop", "memory")
 _PER_IDENTITY = 8
 _IMAGES_PER_IDENTITY = 4
 _BATCH_SIZE = 32
@@ -152,6 +155,37 @@ def measure_stages(splits: dict[str, source.Split], sizes: Sequence[int], rounds
         rates = [count / value for value in (*seconds.values(), host)]
         row = f"{name:<20}{file_bytes / 1000:>6.1f}{size:>8}" + "".join(f"{rate:>12,.0f}" for rate in rates)
         print(row, flush=True)
+
+
+def decoders() -> dict[str, Callable[[bytes], object]]:
+    """Those that are installed, each giving `(H, W, 3)` RGB in full."""
+    from PIL import Image
+
+    found: dict[str, Callable[[bytes], object]] = {
+        "OpenCV": lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB),
+        "Pillow": lambda data: np.asarray(Image.open(io.BytesIO(data)).convert("RGB")),
+    }
+    if importlib.util.find_spec("simplejpeg"):
+        found["simplejpeg"] = importlib.import_module("simplejpeg").decode_jpeg
+    if importlib.util.find_spec("imagecodecs"):
+        found["imagecodecs"] = importlib.import_module("imagecodecs").jpeg8_decode
+    return found
+
+
+def measure_decoders(splits: dict[str, source.Split], rounds: int) -> None:
+    """Prints images per second of each decoder."""
+    found = decoders()
+    print(f"\nimages/s decoded in full, one thread (best of {rounds})")
+    print(f"{'pictures':<20}" + "".join(f"{name:>13}" for name in found))
+    for name, split in splits.items():
+        encoded = [split.encoded(index) for index in range(min(len(split), 256))]
+        work = {
+            decoder: functools.partial(lambda decode, data: [decode(x) for x in data], decode, encoded)
+            for decoder, decode in found.items()
+        }
+        seconds = interleaved_times(work, rounds)
+        rates = [len(encoded) / min(times) for times in seconds.values()]
+        print(f"{name:<20}" + "".join(f"{rate:>13,.0f}" for rate in rates), flush=True)
 
 
 class TorchPictures:
@@ -369,7 +403,7 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, {jax.devices()[0].device_kind}, OpenCV {cv2.__version__}")
     with tempfile.TemporaryDirectory() as folder:
         splits: dict[str, source.Split] = {}
-        if not {"stages", "peer"}.isdisjoint(parts) or options.network == "full":
+        if not {"stages", "decoders", "peer"}.isdisjoint(parts) or options.network == "full":
             splits |= {name: draw_split(name, pathlib.Path(folder) / name[:4]) for name in SIZES}
         builder = source.open_dataset("synthetic_vehicles", data_dir=options.data_dir)
         splits[DEMO] = source.open_split(builder, "train")
@@ -380,6 +414,8 @@ def main() -> None:
         }
         if "stages" in parts:
             measure_stages(measured, (64, 256), options.rounds)
+        if "decoders" in parts:
+            measure_decoders(measured, options.rounds)
         if "peer" in parts:
             measure_peer(measured, (64, 256), options.threads, options.rounds)
         if "grain" in parts:
