@@ -179,7 +179,7 @@ def measure_decoders(splits: dict[str, source.Split], rounds: int) -> None:
     print(f"{'pictures':<20}" + "".join(f"{name:>13}" for name in found))
     for name, split in splits.items():
         encoded = [split.encoded(index) for index in range(min(len(split), 256))]
-        work = {
+        work: dict[str, Callable[[], object]] = {
             decoder: functools.partial(lambda decode, data: [decode(x) for x in data], decode, encoded)
             for decoder, decode in found.items()
         }
