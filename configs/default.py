@@ -65,6 +65,7 @@ def get_config(network: str = "mfg") -> ConfigDict:
     train.epochs = 40  # an epoch is (training images / batch size) steps; paper, for VRIC
     train.batch_size = 32  # images, over all devices; paper, for VRIC
     train.images_per_identity = 4  # K of P x K sampling; ours
+    train.pretrained = placeholder(str)  # file of weights to start from: docs/pretrained.md
     train.max_steps = placeholder(int)  # stop after this many optimizer steps, for trials; None: no limit
     train.log_every_steps = 50  # steps between two lines of metrics
 

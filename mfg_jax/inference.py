@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from mfg_jax import checkpoint, embedding, parallel
+from mfg_jax import checkpoint, embedding, parallel, weights_file
 from mfg_jax.data.images import decode, resize
 from mfg_jax.errors import UserError
 from mfg_jax.models import MFGNet
@@ -107,13 +107,17 @@ def load(workdir: str | os.PathLike[str], step: int | None = None) -> Embedder:
     """Loads a trained network, whatever number of devices it was trained on.
 
     Args:
-        workdir: of a run, such as "runs/vric".
+        workdir: of a run, such as "runs/vric", or a `.safetensors` file exported from one (`mfg_jax.weights_file`).
         step: which checkpoint; None for the newest.
 
     Raises:
         UserError: there is no such checkpoint.
     """
-    variables, description, step = checkpoint.load_variables(pathlib.Path(workdir) / "checkpoints", step)
+    path = pathlib.Path(workdir)
+    if path.suffix == ".safetensors":
+        variables, description, step = weights_file.load_exported(path)
+    else:
+        variables, description, step = checkpoint.load_variables(path / "checkpoints", step)
     model = rebuild_network(description)
     mesh = parallel.make_mesh()
     return Embedder(

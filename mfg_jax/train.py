@@ -1,5 +1,6 @@
 """Training from top to bottom: the loop around `mfg_jax.train_step`."""
 
+import dataclasses
 import functools
 import logging
 import pathlib
@@ -7,15 +8,17 @@ import time
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from mfg_jax import checkpoint, embedding, evaluation, parallel, run_description
+from mfg_jax import checkpoint, embedding, evaluation, parallel, run_description, weights_file
 from mfg_jax import config as configs
 from mfg_jax.data import loader, sampling, source
 from mfg_jax.errors import UserError
 from mfg_jax.metric_writer import MetricWriter
 from mfg_jax.models import MFGNet
+from mfg_jax.models.pretrained import load_pretrained
 from mfg_jax.optimizer import make_optimizer, step_decay_schedule
 from mfg_jax.progress import ProgressLine, duration
 from mfg_jax.train_step import LossWeights, Metrics, TrainState, create_train_state, make_train_step
@@ -57,7 +60,10 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
     )
     first_step = manager.latest_step() or 0
     if first_step:
-        configs.check_same_run(checkpoint.read_description(manager, first_step), description, str(workdir))
+        saved = checkpoint.read_description(manager, first_step)
+        if "pretrained" in saved:  # of the run's first step; the file is not needed again
+            description["pretrained"] = saved["pretrained"]
+        configs.check_same_run(saved, description, str(workdir))
     if first_step > total_steps:
         raise UserError(
             f"{workdir} holds a checkpoint of step {first_step}, but this configuration ends at step {total_steps}. "
@@ -96,6 +102,10 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
         )
     except ValueError as error:
         raise UserError(f"config.model and config.data do not make a network: {error}") from error
+    if config.train.pretrained and not first_step:
+        state, description["pretrained"] = start_from(
+            state, pathlib.Path(config.train.pretrained), workdir, writes
+        )
     state = parallel.replicate(state, mesh)
     if first_step:
         state = restore_state(manager, first_step, state)
@@ -212,6 +222,31 @@ def count_steps(config: ConfigDict, images: int, identities: int) -> tuple[int, 
     steps_per_epoch = images // batch_size
     total = config.train.epochs * steps_per_epoch
     return steps_per_epoch, total if config.train.max_steps is None else min(total, config.train.max_steps)
+
+
+def start_from(
+    state: TrainState, path: pathlib.Path, workdir: pathlib.Path, writes: bool
+) -> tuple[TrainState, dict[str, str]]:
+    """Puts a file's weights into a fresh state, and writes what became of each tensor to `pretrained.txt`.
+
+    Returns:
+        The state, and what the run's description says of the file: its name and fingerprint.
+
+    Raises:
+        UserError: the file cannot be read or does not fit the network.
+    """
+    try:
+        weights = weights_file.read(path)
+        variables, report = load_pretrained(state.variables, weights.tensors)
+    except UserError as error:
+        raise UserError(f"config.train.pretrained = {str(path)!r}: {error}") from error
+    logger.info("%s", report)
+    if writes:
+        listing = [f"{path}\nSHA-256 {weights.fingerprint}\n\n{report.listing()}", *weights.notes]
+        (workdir / "pretrained.txt").write_text("\n".join(listing))
+    average = None if state.average is None else jax.tree.map(jnp.copy, variables)
+    state = dataclasses.replace(state, average=average, **variables)
+    return state, {"file": path.name, "sha256": weights.fingerprint}
 
 
 def restore_state(manager: checkpoint.Manager, step: int, state: TrainState) -> TrainState:

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from mfg_jax import metric_writer
+from mfg_jax import checkpoint, metric_writer, weights_file
 from mfg_jax.errors import UserError
+from mfg_jax.models import MFGNet
 from mfg_jax.retrieval import Result
 from mfg_jax.retrieval.ranked_lists import load_ranked_lists
 from tfds_builders.synthetic_vehicles import write_release
@@ -285,6 +287,38 @@ assert not loaded, loaded
         check=False,
     )
     assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_exported_weights_and_resumes_without_the_file(release, tmp_path):
+    run, weights = tmp_path / "run", tmp_path / "weights.safetensors"
+    model = MFGNet(num_identities=3, depth=10, width=8, stem_stride=2, head_width=16, granularities=(1, 2))
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    rng = np.random.default_rng(0)
+    exported = jax.tree.map(lambda leaf: 0.1 * rng.random(leaf.shape, np.float32), dict(shapes))
+    weights_file.export(weights, exported, {}, step=5)
+
+    # At a rate of zero the weights stay what they were.
+    options = [f"--config.train.pretrained={weights}", "--config.optimizer.base_rate=0", "--config.seed=1"]
+    finished = _run(*_vric(release, run, "--config.train.max_steps=1", *options))
+    assert finished.returncode == 0, finished.stderr
+    assert "Pretrained weights: an exported MFG-Net" in finished.stderr
+    loaded, description, _ = checkpoint.load_variables(run / "checkpoints")
+    trunks = [tree["params"]["trunk"] for tree in (loaded, exported)]
+    jax.tree.map(np.testing.assert_array_equal, *trunks)
+    listing = (run / "pretrained.txt").read_text()
+    assert description["pretrained"]["sha256"] in listing
+    assert "params/trunk/stem/conv/kernel (3, 3, 3, 8) float32 -> params/trunk/stem/conv/kernel" in listing
+
+    weights.unlink()
+    finished = _run(*_vric(release, run, "--config.train.max_steps=2", *options))
+    assert finished.returncode == 0, finished.stderr
+    assert "Resumed at step 1" in finished.stderr
+    _, resumed, _ = checkpoint.load_variables(run / "checkpoints")
+    assert resumed["pretrained"] == description["pretrained"]
+    refused = _run(*_vric(release, tmp_path / "other", *options))
+    assert re.search(r"config\.train\.pretrained.*cannot be read: No such file", _message(refused))
 
 
 @pytest.mark.slow
