@@ -21,20 +21,23 @@ PYTHON=${PYTHON:-.venv/bin/python}
 # How often to start anew before a person should look: a run that fails at once must not do so for ever.
 MAX_RESTARTS=${MAX_RESTARTS:-20}
 
-# A task that ends by itself with an error ends the others (SLURM waits for them otherwise).
+# SLURM signals the tasks of a job when it signals this shell, which outlives them to see how they ended. It passes
+# nothing on: a second SIGTERM would end the tasks at once.
+trap : TERM
+# A task that ends with an error ends the others (SLURM waits for them otherwise).
 srun --kill-on-bad-exit=1 "$PYTHON" -m mfg_jax.main --distributed=on "$@" &
 step=$!
-# What is sent to this shell (a preemption, scancel --batch) is for the tasks. wait returns at once when it comes.
-trap 'scancel --signal=TERM "$SLURM_JOB_ID"' TERM
 wait "$step"; status=$?
-while kill -0 "$step" 2>/dev/null; do
+while kill -0 "$step" 2>/dev/null; do  # it was a signal that ended the wait
   wait "$step"; status=$?
 done
 
 # 75: stopped in order, 69: another task was lost, 137 and 143: killed. Anything else is an error to look at, or success.
 case $status in
   69 | 75 | 137 | 143)
-    if [ "${SLURM_RESTART_COUNT:-0}" -lt "$MAX_RESTARTS" ]; then
+    # A job that somebody cancels is no longer RUNNING, and stays cancelled.
+    if [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ] &&
+      [ "${SLURM_RESTART_COUNT:-0}" -lt "$MAX_RESTARTS" ]; then
       echo "launch/slurm.sh: exit status $status; requeued to continue from the newest checkpoint."
       # Requeueing ends this script.
       scontrol requeue "$SLURM_JOB_ID"

@@ -43,6 +43,7 @@ def commands(tmp_path) -> _Commands:
     made = _Commands(tmp_path)
     for name in ("scontrol", "sleep"):
         made.add(name)
+    made.add("squeue", "echo RUNNING")
     return made
 
 
@@ -63,7 +64,7 @@ def test_slurm_requeues_what_may_go_on(commands, status):
     _run(commands, "slurm.sh", "--config=a b.py", PYTHON="python")
     called = commands.called()
     assert called[0] == "srun --kill-on-bad-exit=1 python -m mfg_jax.main --distributed=on --config=a b.py"
-    assert called[1] == "scontrol requeue 7"
+    assert called[2] == "scontrol requeue 7"
 
 
 @pytest.mark.parametrize(("status", "restarts"), [(0, 0), (1, 0), (134, 0), (75, 20)])
@@ -74,18 +75,27 @@ def test_slurm_does_not_requeue_what_is_done_or_would_fail_again(commands, statu
     assert not [line for line in commands.called() if line.startswith("scontrol")]
 
 
-def test_slurm_passes_a_preemption_on_to_the_tasks_and_waits_for_them(commands, tmp_path):
-    # The step ends, with what a stopped run gives, once the tasks are told.
-    commands.add("srun", f"until [ -e {tmp_path}/told ]; do /bin/sleep 0.05; done; exit 75")
-    commands.add("scancel", f"touch {tmp_path}/told")
+def test_slurm_waits_for_the_tasks_when_all_are_told_to_stop(commands, tmp_path):
+    commands.add("srun", f"until [ -e {tmp_path}/saved ]; do /bin/sleep 0.05; done; exit 75")
     process = subprocess.Popen(
         ["bash", LAUNCH / "slurm.sh"], env=commands.environment, stdout=subprocess.DEVNULL
     )
     while not commands.called():
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    assert process.poll() is None
+    assert len(commands.called()) == 1
+    (tmp_path / "saved").touch()
     process.wait(60)
-    assert commands.called()[1:3] == ["scancel --signal=TERM 7", "scontrol requeue 7"]
+    assert "scontrol requeue 7" in commands.called()
+
+
+def test_slurm_does_not_requeue_a_job_that_is_cancelled(commands):
+    commands.add("srun", "exit 75")
+    commands.add("squeue", "echo COMPLETING")
+    assert _run(commands, "slurm.sh").returncode == 75
+    assert not [line for line in commands.called() if line.startswith("scontrol")]
 
 
 def test_tpu_starts_again_what_may_go_on_and_quotes_its_arguments(commands, tmp_path):
