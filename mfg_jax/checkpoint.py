@@ -37,7 +37,12 @@ class _WithoutTheExpected(logging.Filter):
     """Drops Orbax's warnings of what is meant: most saves are not of an evaluated step, and loading only reads."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        expected = ("tracked_metric", "read_only=True", "directory is read only")
+        expected = (
+            "tracked_metric",
+            "read_only=True",
+            "directory is read only",
+            "Metadata file does not exist",  # of an item alone; Orbax keeps it a folder above
+        )
         return not any(text in record.getMessage() for text in expected)
 
 

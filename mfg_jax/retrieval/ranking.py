@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mfg_jax.errors import UserError
+from mfg_jax.html_table import html_table
 from mfg_jax.retrieval import distance
 from mfg_jax.retrieval.counting import Pairs, count_nearer, count_nearer_in
 from mfg_jax.retrieval.retrieval_set import BoolArray, IntArray, RetrievalSet, check_pair
@@ -50,6 +51,21 @@ class Metrics:
     hits: IntArray
     excluded: IntArray
     counted: BoolArray
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        ranks = [rank for rank in (1, 5, 10, 20) if rank <= len(self.cmc)]
+        left_out = int(self.excluded.sum())
+        return html_table(
+            "Accuracy, in percent",
+            {
+                **{f"CMC@{rank}": f"{100 * self.cmc[rank - 1]:.1f}" for rank in ranks},
+                "mAP": f"{100 * self.mean_ap:.1f}",
+                "mINP": f"{100 * self.mean_inp:.1f}",
+                "queries counted": f"{int(self.counted.sum()):,} of {len(self.counted):,}",
+                "pairs left out": f"{left_out:,} of same identity and camera" if left_out else "none",
+            },
+        )
 
 
 @dataclasses.dataclass(frozen=True)
