@@ -39,8 +39,9 @@ lint: .venv/installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-.venv/installed-parity: requirements-parity.txt .venv/installed-dev
+.venv/installed-parity: requirements-parity.txt requirements-onnx.txt .venv/installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-parity.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-onnx.txt
 	touch $@
 
 clean:

@@ -32,7 +32,7 @@ def ranked_lists_figure(
     path: str | os.PathLike[str],
     query_images: Sequence[Image],
     result_images: Sequence[Sequence[Image | None]],
-    correct: npt.ArrayLike,
+    correct: npt.ArrayLike | None,
     distances: npt.ArrayLike,
     *,
     query_cameras: npt.ArrayLike | None = None,
@@ -47,7 +47,7 @@ def ranked_lists_figure(
         query_images: R images (H, W, 3) uint8 RGB; sizes may differ.
         result_images: R lists of K images in rank order, without what the protocol excludes; None leaves a
             gap.
-        correct: (R, K) bool.
+        correct: (R, K) bool; None where the right answers are not known: borders are grey.
         distances: (R, K) float.
         query_cameras: (R,) int, printed below the query; None prints none.
         result_cameras: (R, K) int.
@@ -57,8 +57,8 @@ def ranked_lists_figure(
     Raises:
         UserError: The numbers of images, marks and distances differ, or the format is unknown.
     """
-    right = np.asarray(correct, bool)
     far = np.asarray(distances, float)
+    right = np.zeros_like(far, bool) if correct is None else np.asarray(correct, bool)
     lengths = {len(images) for images in result_images}
     if not right.size or right.shape != far.shape or right.shape != (len(query_images), *lengths):
         raise UserError(
@@ -101,9 +101,11 @@ def ranked_lists_figure(
             image = result_images[row][column]
             if image is None:
                 continue
-            colour, mark = (RIGHT, "✓") if right[row, column] else (WRONG, "✗")
+            colour, mark = (RIGHT, "✓ ") if right[row, column] else (WRONG, "✗ ")
+            if correct is None:
+                colour, mark = _FAINT, ""
             left = results_from + column
-            text = f"{mark} {far[row, column]:.2f}"
+            text = f"{mark}{far[row, column]:.2f}"
             if result_cameras is not None:
                 text += f" · c{np.asarray(result_cameras)[row, column]}"
             _draw_image(axes, image, left, upper, tall, colour, 4.5)
