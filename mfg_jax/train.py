@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 
@@ -199,7 +200,8 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
             evaluate_state(state.evaluated, step=total_steps)
     if writes:
         print(evaluation.summarise(workdir, config, last_step=total_steps))
-        print(f"Results, pictures and checkpoints are in {workdir}.")
+        print(f"Results, pictures and checkpoints are in {workdir}. A page of what the network retrieves:")
+        print(f"  python -m mfg_jax.retrieval.report --workdir={shlex.quote(str(workdir))}")
         logger.info(
             "Done in %s; peak memory %.2f GiB.",
             duration(time.monotonic() - started),
