@@ -97,7 +97,8 @@ def _read_torch(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, .
             "requirements-parity.txt, or give the same weights as a .safetensors file."
         ) from error
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # given a path, PyTorch would go by its ending
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = " ".join(str(error).split())
         if "global" in reason.lower() or "unsupported" in reason.lower():
