@@ -95,7 +95,10 @@ class Report:
         if copies > len(self.used):
             notes.append(f"they fill {copies} tensors, as branches have copies")
         reasons = Counter(reason for _, reason in self.ignored)
-        modules = sorted({name.split("/")[1] for name, _ in self.initial})
+        # "params/branch2/attention/..." is one of "branch*/attention", "params/head2_part1/..." one of "head*".
+        modules = sorted(
+            {re.sub(r"^\w+/(branch|head)[^/]*(/attention)?.*", r"\1*\2", name) for name, _ in self.initial}
+        )
         rows = [
             ("used", len(self.used), sum(_size(used.shape) for used in self.used), "; ".join(notes)),
             ("ignored", len(self.ignored), None, "; ".join(f"{r} ({n})" for r, n in sorted(reasons.items()))),

@@ -187,6 +187,7 @@ def test_the_table_is_short_and_the_listing_names_everything():
     tensors = resnet_tensors()
     _, report = load_pretrained(_variables(), tensors)
     assert len(str(report).splitlines()) == 5
+    assert str(report).endswith("branch*/attention, head*")
     listing = report.listing()
     assert all(f" {key}" in listing for key in tensors)
     assert all(name in listing for name in _flat(_variables()))
