@@ -39,7 +39,7 @@ class ReadableImages:
     problems: Mapping[int, str]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Embedder:
     """A network and its weights.
 
@@ -145,6 +145,14 @@ class Embedder:
 
         return embedding.embed(
             self.forward, self.variables, batches(), len(images), self.mesh, "embedding images"
+        )
+
+    def __repr__(self) -> str:
+        """One line: the variables alone would fill a screen."""
+        height, width = self.image_size
+        return (
+            f"Embedder(step {self.step}, ResNet-{self.model.depth}, granularities {tuple(self.model.granularities)}, "
+            f"{height} x {width} pixels, {self.embedding_size} numbers)"
         )
 
     def _repr_html_(self) -> str:

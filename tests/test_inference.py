@@ -137,6 +137,7 @@ def test_what_a_notebook_shows_is_escaped(run, model, paths):
     assert "&lt;script&gt;" in shown
     assert "<script>" not in shown
     assert f"{model.embedding_size} float32" in shown
+    assert len(repr(model)) < 120
     name = '"><script>alert(1)</script>'
     ranked = mfg_jax.show(
         paths[:1], paths, [[1, -1]], [[0.5, np.inf]], query_names=[name], gallery_names=[name] * len(paths)
