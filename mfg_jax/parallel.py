@@ -29,6 +29,8 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
     """Puts the same arrays on every device of the mesh."""
+    if jax.process_count() > 1:
+        tree = jax.device_get(tree)  # JAX copies no array from one host's device to another's
     return jax.device_put(tree, NamedSharding(mesh, P()))
 
 
