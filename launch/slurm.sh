@@ -7,7 +7,6 @@
 # Everything behind the script's name goes to mfg_jax.main. Options given to sbatch take precedence over those below.
 # One task a host uses all of its GPUs; several tasks a host take one each (docs/cluster.md).
 #SBATCH --job-name=mfg
-#SBATCH --ntasks=2
 #SBATCH --time=24:00:00
 #SBATCH --output=slurm-%j.log
 #SBATCH --open-mode=append
