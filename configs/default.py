@@ -68,6 +68,9 @@ def get_config(network: str = "mfg") -> ConfigDict:
     train.pretrained = placeholder(str)  # file of weights to start from: docs/pretrained.md
     train.max_steps = placeholder(int)  # stop after this many optimizer steps, for trials; None: no limit
     train.log_every_steps = 50  # steps between two lines of metrics
+    train.profile_steps = ()  # (10, 15): trace these steps, counted from the start of the process, into profile/
+    # Where compiled code is kept for the next start; None: ~/.cache/mfg_jax/xla; "": nowhere.
+    train.compilation_cache = placeholder(str)
 
     # Augmentation, in the order it is done: the arguments of mfg_jax.data.augment.augment; ours
     augment = config.augment = ConfigDict()
@@ -117,7 +120,9 @@ def get_config(network: str = "mfg") -> ConfigDict:
     # Checkpoints
     checkpoint = config.checkpoint = ConfigDict()
     checkpoint.every_steps = placeholder(int)  # None: at the end of every epoch
-    checkpoint.keep_latest = 2  # besides the one with the best mAP
+    checkpoint.keep_latest = 2  # the newest; besides them are kept:
+    checkpoint.best_metric = "mAP"  # the best by this; or "mINP", "CMC@1", "CMC@5", "CMC@10"
+    checkpoint.keep_every_steps = placeholder(int)  # those of multiples of this, for good; None: none
 
     # Devices
     parallel = config.parallel = ConfigDict()

@@ -120,7 +120,7 @@ def save(
     description: Mapping[str, Any],
     metrics: Mapping[str, float] | None = None,
 ) -> None:
-    """Saves one step in the background.
+    """Saves one step in the background, so that it is there whole or not at all.
 
     Args:
         manager: from `open_manager`.
@@ -153,9 +153,9 @@ def add_metrics(manager: Manager, step: int, metrics: Mapping[str, float]) -> No
     manager.reload()
 
 
-def has_metrics(manager: Manager, step: int) -> bool:
-    """Whether a saved step has the figures of its evaluation."""
-    return bool(manager.metrics(step))
+def read_metrics(manager: Manager, step: int) -> dict[str, float] | None:
+    """The figures of a saved step's evaluation; None where it was not evaluated."""
+    return dict(manager.metrics(step) or {}) or None
 
 
 def step_directory(manager: Manager, step: int) -> pathlib.Path:
@@ -322,20 +322,28 @@ def load_variables(directory: pathlib.Path, step: int | None = None) -> tuple[Tr
         raise UserError(f"None of the checkpoints in {directory} can be read (steps {found}): {reason}")
 
 
+def load_state(manager: Manager, step: int) -> dict[str, Tree]:
+    """Variables and optimizer state of a saved step, on this process's first device, in plain containers."""
+    return {name: _load(manager, step, name)[name] for name in ("variables", "optimizer")}
+
+
 def _load_variables(manager: Manager, step: int) -> tuple[Tree, dict[str, Any]]:
+    items = _load(manager, step, "variables", description=ocp.args.JsonRestore())
+    return items["variables"], items["description"]
+
+
+def _load(manager: Manager, step: int, name: str, **others: ocp.args.CheckpointArgs) -> Mapping[str, Any]:
+    """Restores an item of arrays onto one device, and others beside it."""
     # The target is built from the checkpoint's own metadata: without one, Orbax would ask for the devices that
     # wrote it.
     device = SingleDeviceSharding(jax.local_devices()[0])
     try:
-        # Of this item alone: the manager would read the optimizer's too.
+        # Of this item alone: the manager would read all items'.
         with ocp.StandardCheckpointer() as checkpointer:
-            metadata = checkpointer.metadata(step_directory(manager, step) / "variables").item_metadata.tree
+            metadata = checkpointer.metadata(step_directory(manager, step) / name).item_metadata.tree
     except _DAMAGE as error:
         raise _damaged(manager, step, error) from error
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), metadata
     )
-    items = _restore_items(
-        manager, step, variables=ocp.args.StandardRestore(target), description=ocp.args.JsonRestore()
-    )
-    return items["variables"], items["description"]
+    return _restore_items(manager, step, **{name: ocp.args.StandardRestore(target)}, **others)

@@ -26,9 +26,11 @@ FREE_ON_RESUME = (
     "config.data.workers",
     "config.evaluate.",
     "config.parallel.",
+    "config.train.compilation_cache",
     "config.train.epochs",
     "config.train.log_every_steps",
     "config.train.max_steps",
+    "config.train.profile_steps",
 )
 
 # The smallest and the largest value of numbers; a field that is not set (None) passes.
@@ -72,7 +74,11 @@ _TRAINING_RANGES = {
     "evaluate.every_epochs": (1, math.inf),
     "checkpoint.every_steps": (1, math.inf),
     "checkpoint.keep_latest": (1, math.inf),
+    "checkpoint.keep_every_steps": (1, math.inf),
 }
+
+# What `mfg_jax.evaluation.headline` tells of a checkpoint; ranks beyond the gallery's size are not told.
+_HEADLINE = ("mAP", "mINP", "CMC@1", "CMC@5", "CMC@10")
 
 # The protocols of each dataset, by the start of their names.
 PROTOCOLS_OF = {
@@ -141,6 +147,17 @@ def check(config: ConfigDict, devices: int, processes: int) -> None:
     _check_one_of("loss.metric_loss", config.loss.metric_loss, METRIC_LOSSES)
     _check_one_of("optimizer.name", config.optimizer.name, OPTIMIZERS)
     _check_one_of("parallel.mapping", config.parallel.mapping, MAPPINGS)
+    _check_one_of("checkpoint.best_metric", config.checkpoint.best_metric, _HEADLINE)
+    traced = tuple(config.train.profile_steps)
+    if traced and (
+        len(traced) != 2
+        or any(not isinstance(step, int) for step in traced)
+        or not 2 <= traced[0] <= traced[1]
+    ):
+        raise UserError(
+            f"config.train.profile_steps is {traced}; it is the first and the last step to trace, counted from the "
+            "start of the process, whose first step compiles: (10, 15). Empty, (), for none."
+        )
     epochs = list(config.optimizer.decay_epochs)
     if epochs != sorted(set(epochs)) or any(not isinstance(epoch, int) or epoch < 1 for epoch in epochs):
         raise UserError(

@@ -2,8 +2,14 @@
 
     python -m mfg_jax.main --config=configs/vric.py [--workdir=DIR] [--mode=train|evaluate] [--config.x.y=value]
 
-Training that was stopped is resumed by the same command. Exit status 1 means bad input, told in a paragraph; 69, that
-another process of the job was lost. docs/cluster.md tells how to start a job of several processes.
+Training that was stopped is resumed by the same command. docs/cluster.md tells how to start a job of several processes.
+Exit status:
+
+    0    done
+    1    bad input, told in a paragraph
+    69   another process of the job was lost
+    75   stopped by SIGTERM or SIGINT in order: the step was finished and saved, and the same command goes on
+         (EX_TEMPFAIL of sysexits.h: "try again"). A second signal ends the process at once, with 143 or 130.
 """
 
 import itertools
@@ -20,6 +26,7 @@ from ml_collections import ConfigDict, config_flags
 from mfg_jax import distributed
 from mfg_jax.config import flatten, nearest_field
 from mfg_jax.errors import UserError
+from mfg_jax.interruption import EXIT_INTERRUPTED, Interrupted, Interruption
 from tfds_builders.errors import DatasetError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -162,9 +169,10 @@ def _start_job() -> distributed.Job:
 def _run() -> None:
     # Imported late: TFDS and Grain take their time, and a mistyped option is answered without them.
     if _MODE.value == "train":
-        from mfg_jax import train
+        with Interruption() as interruption:
+            from mfg_jax import train
 
-        train.train_and_evaluate(_CONFIG.value, _workdir())
+            train.train_and_evaluate(_CONFIG.value, _workdir(), interruption)
     else:
         from mfg_jax import evaluation
 
@@ -172,7 +180,7 @@ def _run() -> None:
 
 
 def main() -> None:
-    """Runs the command and exits: 0 when done, 1 for bad input, 69 when another process of the job was lost."""
+    """Runs the command and exits, with a status of those above."""
     job = distributed.Job()
     try:
         _check_flags(_parse_flags(sys.argv))
@@ -183,6 +191,10 @@ def main() -> None:
     except (UserError, DatasetError) as error:
         print(f"error: {job.prefix}{error}", file=sys.stderr)
         job.fail(1, str(error))
+    except Interrupted as interrupted:
+        print(f"{job.prefix}{interrupted}", file=sys.stderr)
+        job.finish()
+        sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         job.fail_unexpectedly(error)
         raise

@@ -48,6 +48,12 @@ class MetricWriter:
         for name, value in scalars.items():
             self._events.add_scalar(name, float(value), step)
 
+    def flush(self) -> None:
+        """Writes what is still in memory."""
+        if self._lines is not None:
+            self._lines.flush()
+            self._events.flush()
+
     def __enter__(self) -> "MetricWriter":
         return self
 

@@ -29,11 +29,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+def command() -> str:
+    """The command line of this process, for a shell."""
+    return shlex.join([pathlib.Path(sys.executable).name, *sys.orig_argv[1:]])
+
+
 def describe(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What goes into `run.json` and into every result: command, versions, devices and configuration."""
     devices = jax.devices()
     return {
-        "command": shlex.join([pathlib.Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "command": command(),
         "versions": versions(),
         "devices": {"kind": devices[0].device_kind, "count": len(devices), "processes": jax.process_count()},
         "config": dict(settings),

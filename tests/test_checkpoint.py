@@ -252,7 +252,7 @@ def test_the_best_is_by_the_named_metric_and_may_be_told_after_the_save(tmp_path
                 if metrics is not None:
                     checkpoint.add_metrics(manager, step, metrics)
                 manager.wait_until_finished()
-                assert checkpoint.has_metrics(manager, step) == (metrics is not None)
+                assert checkpoint.read_metrics(manager, step) == metrics
         with checkpoint.open_manager(folder, keep_latest=1, best_metric=metric) as manager:
             assert sorted(manager.all_steps()) == [best, 4]
 
@@ -263,7 +263,7 @@ def test_damaged_figures_make_a_checkpoint_one_that_was_not_evaluated(tmp_path, 
             _save(manager, step, {"mAP": step / 10})
     _cut(tmp_path / "step_00000002" / "metrics" / "metrics")
     with checkpoint.open_manager(tmp_path, keep_latest=3, best_metric="mAP") as manager:
-        assert [checkpoint.has_metrics(manager, step) for step in (1, 2)] == [True, False]
+        assert [checkpoint.read_metrics(manager, step) for step in (1, 2)] == [{"mAP": 0.1}, None]
     assert "counts as not evaluated" in caplog.text
     assert checkpoint.load_variables(tmp_path)[2] == 2
 

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import Mesh
 
 from configs import default
-from mfg_jax import losses, parallel, train, train_step
+from mfg_jax import checkpoint, losses, parallel, train, train_step
 from mfg_jax.data import augment
 from mfg_jax.errors import UserError
 from mfg_jax.models import MFGNet
@@ -168,8 +168,35 @@ def test_initial_weights_are_a_function_of_the_seed():
 
 
 @pytest.mark.parametrize("name", ["loss", "gradient_norm"])
-def test_what_is_not_finite_stops_training_and_names_its_step(name):
-    good = {"loss": np.float32(2.0), "gradient_norm": np.float32(1.0)}
-    assert train.mean_metrics([good, good | {"loss": np.float32(4.0)}], step=9)["loss"] == 3.0
-    with pytest.raises(UserError, match=rf"At step 8 the {name.replace('_', ' ')} is nan"):
-        train.mean_metrics([good, good | {name: np.float32("nan")}, good], step=9)
+def test_what_is_not_finite_stops_training_and_names_step_images_and_checkpoint(name, tmp_path):
+    def record(step: int, **metrics: float) -> train.StepRecord:
+        values = {"loss": 2.0, "gradient_norm": 1.0} | metrics
+        return train.StepRecord(step, {key: np.float32(value) for key, value in values.items()}, [step, 0])
+
+    names = [f"{number}.jpg" for number in range(20)]
+    assert train.mean_metrics([record(7), record(8, loss=4.0)])["loss"] == 3.0
+    with checkpoint.open_manager(tmp_path, keep_latest=1, best_metric=None) as manager:
+        train.check_finite([record(7), record(8)], names, manager)
+        records = [record(7), record(8, **{name: np.nan}), record(9)]
+        message = rf"At step 8 the {name.replace('_', ' ')} is nan.* {{}}.*: 8\.jpg, 0\.jpg\.$"
+        with pytest.raises(UserError, match=message.format("no checkpoint had been saved")):
+            train.check_finite(records, names, manager)
+        array = {"x": jnp.zeros(3)}
+        checkpoint.save(manager, 6, variables=array, optimizer=array, description={})
+        with pytest.raises(
+            UserError, match=message.format(r"the last good checkpoint is \S+/step_00000006\.")
+        ):
+            train.check_finite(records, names, manager)
+
+
+@pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
+def test_every_device_learns_that_one_was_asked_to_stop(mapping):
+    mesh = parallel.make_mesh(jax.devices()[:4])
+    step = parallel.map_step(
+        train.with_agreement(lambda state, batch: (state, {"images": jnp.sum(batch["image"])})), mesh, mapping
+    )
+    for asked in ([False] * 8, [False] * 7 + [True]):
+        batch = {"image": np.zeros((8, 2), np.float32), "stop": np.array(asked)}
+        state = parallel.replicate(jnp.zeros(()), mesh)
+        _, metrics = step(state, parallel.place_batch(batch, mesh, mapping))
+        assert bool(metrics["stop"]) == any(asked)
