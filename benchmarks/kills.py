@@ -70,11 +70,17 @@ class Run:
             )
 
 
-def prepare(folder: pathlib.Path, steps: int) -> Run:
-    """Writes a small release into `folder`, for runs of so many steps."""
+def write_small_release(folder: pathlib.Path) -> pathlib.Path:
+    """A VRIC release of the official form, a hundredth of the official size; returns where it is."""
     release = folder / "VRIC"
     if write_release.main(["--format=vric", f"--out={release}", "--scale=0.01"]) != 0:
         raise RuntimeError("The release could not be written.")
+    return release
+
+
+def prepare(folder: pathlib.Path, steps: int) -> Run:
+    """Writes a small release into `folder`, for runs of so many steps."""
+    release = write_small_release(folder)
     options = (
         "--config=configs/vric.py",
         f"--config.data.manual_dir={release}",

@@ -31,6 +31,7 @@ FREE_ON_RESUME = (
     "config.train.log_every_steps",
     "config.train.max_steps",
     "config.train.profile_steps",
+    "config.train.rematerialise",
 )
 
 # The smallest and the largest value of numbers; a field that is not set (None) passes.
@@ -50,6 +51,7 @@ _TRAINING_RANGES = {
     "train.epochs": (1, math.inf),
     "train.batch_size": (1, math.inf),
     "train.images_per_identity": (2, math.inf),
+    "train.accumulation_steps": (1, math.inf),
     "train.max_steps": (1, math.inf),
     "train.log_every_steps": (1, math.inf),
     "augment.flip_probability": (0, 1),
@@ -145,6 +147,13 @@ def check(config: ConfigDict, devices: int, processes: int) -> None:
         )
     _check_shared("train.batch_size", batch_size, devices, processes, fitting)
     _check_one_of("loss.metric_loss", config.loss.metric_loss, METRIC_LOSSES)
+    shares = devices * config.train.accumulation_steps
+    if batch_size % shares:
+        raise UserError(
+            f"config.train.batch_size is {batch_size}, which cannot be divided equally among {devices} device(s) with "
+            f"config.train.accumulation_steps = {config.train.accumulation_steps} slices each. Use a multiple of "
+            f"{math.lcm(shares, per_identity)}, or fewer slices."
+        )
     _check_one_of("optimizer.name", config.optimizer.name, OPTIMIZERS)
     _check_one_of("parallel.mapping", config.parallel.mapping, MAPPINGS)
     _check_one_of("checkpoint.best_metric", config.checkpoint.best_metric, _HEADLINE)

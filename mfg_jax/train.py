@@ -6,7 +6,7 @@ import logging
 import pathlib
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -117,7 +117,12 @@ def train_and_evaluate(
         weight_decay=config.optimizer.weight_decay,
         clip_norm=config.optimizer.clip_norm,
     )
-    model = MFGNet(num_identities=index.num_identities, axis_name=parallel.AXIS, **config.model)
+    model = MFGNet(
+        num_identities=index.num_identities,
+        axis_name=parallel.AXIS,
+        rematerialise=config.train.rematerialise,
+        **config.model,
+    )
     try:
         state = create_train_state(
             model,
@@ -175,6 +180,7 @@ def train_and_evaluate(
                 weights=LossWeights(**config.loss),
                 augmentation=dict(config.augment),
                 average_decay=config.optimizer.ema_decay,
+                accumulation_steps=config.train.accumulation_steps,
             )
         ),
         mesh,

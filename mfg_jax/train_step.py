@@ -11,6 +11,7 @@ import optax
 from jax import Array
 
 from mfg_jax import losses, parallel
+from mfg_jax.accumulation import gradient_in_slices
 from mfg_jax.data.augment import augment, image_keys
 from mfg_jax.models import MFGNet
 from mfg_jax.moving_average import update_average
@@ -124,6 +125,7 @@ def make_train_step(
     weights: LossWeights,
     augmentation: Mapping[str, Any],
     average_decay: float | None = None,
+    accumulation_steps: int = 1,
 ) -> TrainStep:
     """One optimizer step, as each device of the axis `parallel.AXIS` does it.
 
@@ -134,6 +136,7 @@ def make_train_step(
         weights: of the losses.
         augmentation: the arguments of `mfg_jax.data.augment.augment`.
         average_decay: of the moving averages; None where the state keeps none.
+        accumulation_steps: slices that each device's share is processed in (`mfg_jax.accumulation`).
 
     Returns:
         `(state, batch) -> (state, metrics)`, where the batch holds this device's `image` `(b, H, W, 3)` uint8 and
@@ -147,24 +150,38 @@ def make_train_step(
         first_position = jax.lax.axis_index(parallel.AXIS).astype(jnp.int32) * count
         images = augment(image_keys(seed, state.step, first_position, count), batch["image"], **augmentation)
 
-        def loss_function(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
+        def forward(params: Any, images: Array) -> tuple[tuple[Array, Array], Any]:
             output, updated = model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 images,
                 train=True,
                 mutable=["batch_stats"],
             )
-            identity_loss = losses.smoothed_cross_entropy(output.logits, labels, weights.label_smoothing)
+            return (output.logits, output.triplet_features), updated["batch_stats"]
+
+        def loss_function(outputs: tuple[Array, Array]) -> tuple[Array, Metrics]:
+            logits, triplet_features = outputs
+            identity_loss = losses.smoothed_cross_entropy(logits, labels, weights.label_smoothing)
             loss = weights.identity_weight * identity_loss
-            accuracy = jnp.mean((jnp.argmax(output.logits, axis=-1) == labels[None]).astype(jnp.float32))
+            accuracy = jnp.mean((jnp.argmax(logits, axis=-1) == labels[None]).astype(jnp.float32))
             metrics = {"identity_loss": identity_loss, "accuracy": accuracy}
-            if weights.metric_loss != "none" and output.triplet_features.shape[0] > 0:
-                metric_loss = global_metric_loss(output.triplet_features, labels, first_position, weights)
+            if weights.metric_loss != "none" and triplet_features.shape[0] > 0:
+                metric_loss = global_metric_loss(triplet_features, labels, first_position, weights)
                 loss += weights.metric_weight * metric_loss
                 metrics["metric_loss"] = metric_loss
-            return loss, (metrics | {"loss": loss}, updated["batch_stats"])
+            return loss, metrics | {"loss": loss}
 
-        gradients, (metrics, batch_stats) = jax.grad(loss_function, has_aux=True)(state.params)
+        def loss_at_once(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
+            outputs, batch_stats = forward(params, images)
+            loss, metrics = loss_function(outputs)
+            return loss, (metrics, batch_stats)
+
+        if accumulation_steps == 1:
+            gradients, (metrics, batch_stats) = jax.grad(loss_at_once, has_aux=True)(state.params)
+        else:
+            gradients, (metrics, batch_stats) = gradient_in_slices(
+                forward, loss_function, state.params, images, accumulation_steps
+            )
         gradients, metrics = jax.lax.pmean((gradients, metrics), parallel.AXIS)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         metrics["gradient_norm"] = optax.tree.norm(gradients)

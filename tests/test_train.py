@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import Mesh
 
 from configs import default
-from mfg_jax import checkpoint, losses, parallel, train, train_step
+from mfg_jax import accumulation, checkpoint, losses, parallel, train, train_step
 from mfg_jax.data import augment
 from mfg_jax.errors import UserError
 from mfg_jax.models import MFGNet
@@ -157,6 +157,95 @@ def test_four_devices_take_the_gradient_of_the_global_batch(on_one_device):
         *(jax.tree.leaves(tree) for tree in (state.params, after.params, gradient)), strict=True
     ):
         np.testing.assert_allclose(old - np.asarray(new), slope, atol=1e-5 * scale)
+
+
+def test_the_gradient_in_slices_is_the_gradient_of_the_whole():
+    """Of a loss that compares all images with each other; without batch normalisation nothing differs."""
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.asarray(rng.normal(size=(5, 3)), jnp.float32)}
+    images = jnp.asarray(rng.normal(size=(12, 5)), jnp.float32)
+
+    def forward(params, images):
+        features = jnp.tanh(images @ params["kernel"])
+        return {"features": jnp.stack([features, features**2])}, jnp.mean(images)
+
+    def loss(outputs):
+        features = outputs["features"]
+        value = jnp.sum(jnp.einsum("vid,vjd->vij", features, features) ** 3)
+        return value, {"loss": value}
+
+    expected = jax.grad(lambda params: loss(forward(params, images)[0])[0])(params)
+    for slices in (1, 3, 4):
+        gradient, (metrics, statistics) = accumulation.gradient_in_slices(
+            forward, loss, params, images, slices
+        )
+        np.testing.assert_allclose(gradient["kernel"], expected["kernel"], rtol=1e-5)
+        np.testing.assert_allclose(metrics["loss"], loss(forward(params, images)[0])[0], rtol=1e-6)
+        np.testing.assert_allclose(statistics, jnp.mean(images), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_step_in_slices_is_the_step_at_once_where_the_slices_are_alike():
+    """Two slices of the same images on each of two devices: batch statistics and mined distances are the same."""
+    images = np.random.default_rng(1).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
+    batch = {
+        "image": images[[0, 1, 0, 1, 2, 3, 2, 3]],
+        "label": np.array([0, 0, 0, 0, 1, 1, 1, 1], np.int32),
+    }
+    nothing = dict.fromkeys(AUGMENTATION, 0)
+    mesh = parallel.make_mesh(jax.devices()[:2])
+    before = _initial_state().replace(opt_state=optax.sgd(1.0).init(_initial_state().params))
+    results = []
+    for slices in (1, 2):
+        step = train_step.make_train_step(
+            _model(),
+            optax.sgd(1.0),
+            seed=3,
+            weights=WEIGHTS,
+            augmentation=nothing,
+            accumulation_steps=slices,
+        )
+        mapped = parallel.map_step(step, mesh)
+        state, metrics = mapped(parallel.replicate(before, mesh), parallel.place_batch(batch, mesh))
+        results.append(jax.device_get((state, metrics)))
+    (whole, whole_metrics), (sliced, sliced_metrics) = results
+    for name, value in whole_metrics.items():
+        np.testing.assert_allclose(sliced_metrics[name], value, rtol=1e-4)
+    scale = float(whole_metrics["gradient_norm"])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale, rtol=1e-5),
+        whole.params,
+        sliced.params,
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        whole.batch_stats,
+        sliced.batch_stats,
+    )
+
+
+@pytest.mark.slow
+def test_rematerialisation_changes_memory_and_not_the_gradient():
+    state = _initial_state()
+    images = jnp.asarray(np.random.default_rng(2).normal(size=(8, SIZE, SIZE, 3)), jnp.float32)
+
+    def compiled(rematerialise: bool):
+        model = MFGNet(rematerialise=rematerialise, **MODEL)
+
+        def loss(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            output, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            return jnp.mean(output.logits**2) + jnp.mean(output.triplet_features), updated
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(state.params).compile()
+
+    plain, saving = compiled(False), compiled(True)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        plain(state.params),
+        saving(state.params),
+    )
+    assert saving.memory_analysis().temp_size_in_bytes < plain.memory_analysis().temp_size_in_bytes
 
 
 def test_initial_weights_are_a_function_of_the_seed():

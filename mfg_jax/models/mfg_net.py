@@ -102,6 +102,7 @@ class Trunk(nn.Module):
     attention_reduction: int | None
     norm: Norm
     dtype: Any
+    rematerialise: bool = False
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -115,6 +116,7 @@ class Trunk(nn.Module):
             attention_reduction=self.attention_reduction,
             norm=self.norm,
             dtype=self.dtype,
+            rematerialise=self.rematerialise,
         )
         return _run_stages(x, stage, self.depth, (1, 0), self.end, self.last_stride)
 
@@ -134,6 +136,7 @@ class Branch(nn.Module):
     ibn: bool
     norm: Norm
     dtype: Any
+    rematerialise: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> dict[str, Array]:
@@ -146,6 +149,7 @@ class Branch(nn.Module):
             attention_reduction=self.attention_reduction if self.attention == "block" else None,
             norm=self.norm,
             dtype=self.dtype,
+            rematerialise=self.rematerialise,
         )
         x = _run_stages(x, stage, self.depth, self.start, _END, self.last_stride)
         if self.attention == "branch":
@@ -198,6 +202,8 @@ class MFGNet(nn.Module):
         embedding_vectors: which make up the embedding.
         dtype: the type to compute in; parameters, statistics and outputs are float32.
         axis_name: the mapped axis over which batch statistics are averaged; None on a single device.
+        rematerialise: compute the inside of residual blocks again for the gradient: less memory, about one more forward
+            pass, the same results up to rounding.
     """
 
     num_identities: int
@@ -219,6 +225,7 @@ class MFGNet(nn.Module):
     embedding_vectors: str = "all"
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    rematerialise: bool = False
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> MFGNetOutput:
@@ -254,6 +261,7 @@ class MFGNet(nn.Module):
             attention_reduction=self.attention_reduction if self.attention == "block" else None,
             norm=norm,
             dtype=self.dtype,
+            rematerialise=self.rematerialise,
             name="trunk",
         )(images)
 
@@ -275,6 +283,7 @@ class MFGNet(nn.Module):
                 ibn=self.ibn,
                 norm=norm,
                 dtype=self.dtype,
+                rematerialise=self.rematerialise,
                 name=f"branch{name}",
             )(features)
             for part, vector in vectors.items():

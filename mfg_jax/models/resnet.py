@@ -180,6 +180,7 @@ class ResNetStage(nn.Module):
         attention_reduction: for squeeze-and-excitation in every block; None for none.
         norm: makes the batch normalisation.
         dtype: the type to compute in.
+        rematerialise: keep only what goes into a block for its gradient, and compute the rest again.
     """
 
     depth: int
@@ -192,13 +193,15 @@ class ResNetStage(nn.Module):
     ibn: bool = False
     attention_reduction: int | None = None
     dtype: Any = jnp.float32
+    rematerialise: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps `(B, H, W, C)` to `(B, H', W', C')`."""
+        residual_block = nn.remat(ResidualBlock) if self.rematerialise else ResidualBlock
         last = STAGE_BLOCKS[self.depth][self.stage - 1] if self.last is None else self.last
         for block in range(self.first, last):
-            x = ResidualBlock(
+            x = residual_block(
                 features=self.width * 2 ** (self.stage - 1),
                 stride=self.stride if block == 0 else 1,
                 bottleneck=self.depth in BOTTLENECK_DEPTHS,
