@@ -87,7 +87,9 @@ def test_averages_follow_training_and_go_on_after_a_checkpoint_bit_for_bit(tmp_p
             manager, 2, variables=half_way.evaluated, optimizer=half_way.unevaluated, description={}
         )
         manager.wait_until_finished()
-        resumed = train.restore_state(manager, 2, start())
+        restored = train.restore_state(manager, start(), lambda step, description: None)
+    assert restored.step == 2
+    resumed = restored.state
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), states[2])
     for _ in range(2):
         resumed, _ = step(resumed, parallel.place_batch(batch, mesh))
