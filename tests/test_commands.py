@@ -4,6 +4,8 @@ import functools
 import json
 import os
 import pathlib
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -120,7 +122,7 @@ def test_a_copy_of_a_picture_is_found_and_the_picture_itself_left_out(folder, ga
     assert picture.read_bytes().startswith(b"\x89PNG")
     own = folder / "car 2" / "1.jpg"
     assert _run("search", own, f"--gallery={gallery}", "--k=11", f"--json={out}") == 0
-    assert "Left out of their own results: 1 queries" in capsys.readouterr().out
+    assert "left out of their own results: 1." in capsys.readouterr().out
     results = json.loads(out.read_text())["queries"][0]["results"]
     assert len(results) == 11
     assert "car 2/1.jpg" not in [result["name"] for result in results]
@@ -289,8 +291,29 @@ def test_mistakes_are_answered_in_a_paragraph(arguments, expected, folder, capsy
 @pytest.mark.slow
 def test_export_writes_the_network_and_says_what_it_measured(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("mfg_jax.export._SPEED_REPEATS", 1)
+    monkeypatch.setattr("mfg_jax.export._SPEED_BATCHES", (1,))
     assert _run("export", f"--workdir={run}", f"--out={tmp_path}/network.jaxexport") == 0
     shown = capsys.readouterr().out
     assert "batch 7: differs by" in shown
     assert "was not evaluated" in shown
     assert (tmp_path / "network.jaxexport.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", ["docs/own_pictures.md", "docs/export.md", "README.md"])
+def test_the_commands_of_the_documents_run(document, run, tmp_path, monkeypatch):
+    write_pictures(tmp_path / "pictures", vehicles=6, each=5)
+    for name in ("query.jpg", "a.jpg", "b.jpg"):
+        shutil.copy(tmp_path / "pictures" / "car 0" / "0.jpg", tmp_path / name)
+    (tmp_path / "runs" / "synthetic").mkdir(parents=True)
+    (tmp_path / "runs" / "synthetic" / "checkpoints").symlink_to(run / "checkpoints")
+    monkeypatch.setattr("mfg_jax.export._SPEED_REPEATS", 1)
+    monkeypatch.setattr("mfg_jax.export._SPEED_BATCHES", (1,))
+    text = (REPOSITORY / document).read_text()
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"^\.venv/bin/python -m mfg_jax ([^#\n]*)", text, re.MULTILINE)
+    assert commands
+    for command in commands:
+        # ONNX needs packages of its own: tests/parity/test_onnx.py.
+        if "--format=onnx" not in command:
+            assert _run(*shlex.split(command)) == 0, command

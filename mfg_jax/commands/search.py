@@ -255,7 +255,7 @@ def _draw(
                 "gallery's pictures were moved, --gallery_root says where to."
             ) from error
 
-    more = f"; {len(query.names):,} queries in all" if shown < len(query.names) else ""
+    more = f"; the first {shown} of {len(query.names):,} queries" if shown < len(query.names) else ""
     report_figures.ranked_lists_figure(
         path,
         [picture(images[name]) for name in query.names[:shown]],
