@@ -85,6 +85,43 @@ def _said(process: subprocess.Popen[str], within: float) -> str:
     return process.communicate(timeout=within)[0]
 
 
+_WAITING = """
+import sys, time
+from mfg_jax import distributed, parallel
+distributed.start("on", coordinator=sys.argv[1], num_processes=3, process_id=int(sys.argv[2]))
+parallel.all_processes(True)
+print("ready", flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.mark.parametrize("killed", [0, 2])
+def test_processes_do_not_wait_for_one_that_was_killed(killed):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        coordinator = f"localhost:{server.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _WAITING, coordinator, str(number)],
+            cwd=REPOSITORY,
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    for process in processes:
+        while (line := process.stdout.readline()) != "ready\n":
+            assert line  # else it has ended
+    processes[killed].kill()
+    for number, process in enumerate(processes):
+        said = _said(process, 30)
+        if number != killed:
+            assert f"Process {killed} of 3, on {socket.gethostname()}, has ended without a word" in said
+            # With process 0 goes JAX's service, at which JAX may abort first.
+            assert process.returncode in ((69, -signal.SIGABRT) if killed == 0 else (69,))
+
+
 def test_a_run_survives_its_processes_and_changes_their_number(tmp_path):
     runs = _Runs(tmp_path)
     process = runs.start("--config.train.max_steps=4", devices=4)
