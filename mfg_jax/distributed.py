@@ -21,7 +21,7 @@ import jax
 # JAX says whether a cluster is there, and of how many processes, only by starting; so we ask the part of it that knows.
 from jax._src.clusters import ClusterEnv
 
-from mfg_jax import rendezvous
+from mfg_jax import parallel, rendezvous
 from mfg_jax.errors import UserError
 
 MODES = ("auto", "on", "off")
@@ -159,6 +159,7 @@ def start(
         cluster_detection_method="deactivate",
         initialization_timeout=max(1, round(timeout)),
     )
+    parallel.connect()
     logger.info(
         "Process %d of %d (%s), on %s; process 0 is on %s.",
         *(me.process, me.processes, described.source, me.host, meeting.members[0].host),
