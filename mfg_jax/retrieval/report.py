@@ -38,16 +38,15 @@ def write_figures(report: Report, folder: pathlib.Path) -> list[pathlib.Path]:
     Returns:
         The files.
     """
-    name = f"{report.result.protocol}_step_{report.step:08d}"
     training = [line for line in report.metrics if line.get("loss") is not None]
     evaluations = [line for line in report.metrics if line.get("evaluation/mAP") is not None]
     written = []
     for suffix in (".png", ".pdf"):
         for view in VIEWS:
-            path = folder / f"ranked_lists_{name}_{view}{suffix}"
+            path = folder / f"ranked_lists_{report.name}_{view}{suffix}"
             _draw_lists(report, view, path)
             written.append(path)
-        path = folder / f"cmc_{name}{suffix}"
+        path = folder / f"cmc_{report.name}{suffix}"
         report_figures.cmc_figure(path, {label: result.cmc for label, result in report.results.items()})
         written.append(path)
         if training:
@@ -92,7 +91,7 @@ def _draw_lists(report: Report, view: str, path: pathlib.Path) -> None:
         if has_cameras
         else None,
         average_precision=[line.average_precision for line in lines],
-        title=f"{report.result.protocol}, step {report.step}: {_VIEW_TITLES[view]}",
+        title=f"{report.result.protocol}, {next(iter(report.results))}: {_VIEW_TITLES[view]}",
     )
 
 

@@ -89,6 +89,7 @@ class Report:
 
     Attributes:
         run: Name of the run's directory.
+        name: Of the result's file.
         step: Of the checkpoint that was evaluated.
         result: The result reported on.
         results: By label, all results to show beside each other; `result` is the first.
@@ -103,6 +104,7 @@ class Report:
     """
 
     run: str
+    name: str
     step: int
     result: Result
     results: Mapping[str, Result]
@@ -193,6 +195,7 @@ def gather(
     labels |= {name: [one.get(name, "") for one in attributes] for name in FIELDS}
     return Report(
         run=workdir.resolve().name,
+        name=path.stem,
         step=int(result.context["step"]),
         result=result,
         results=_results_beside(path, result),
@@ -236,18 +239,27 @@ def find_result(workdir: pathlib.Path, step: int | None) -> pathlib.Path:
 
 def _results_beside(path: pathlib.Path, result: Result) -> dict[str, Result]:
     """The result, the others of its step, and that of the untrained network, by label."""
-    name = _STEP.sub("", path.stem)
     step = result.context["step"]
-    results = {f"step {step}" if step else "untrained": result}
-    for other in sorted(path.parent.glob(f"*_step_{step:08d}.json"), key=lambda item: len(item.name)):
-        if other != path:
-            label = _STEP.sub("", other.stem)
-            shown = label.removeprefix(name).strip("_").replace("_", " ") if label.startswith(name) else label
-            results[f"step {step}, {shown}"] = Result.from_json(other)
-    untrained = path.with_name(f"{name}_step_{0:08d}.json")
-    if step and untrained.exists():
-        results["untrained"] = Result.from_json(untrained)
+    results = {_label(result, result): result}
+    others = sorted(path.parent.glob(f"*_step_{step:08d}.json"), key=lambda item: len(item.name))
+    untrained = path.with_name(_STEP.sub(f"_step_{0:08d}.json", path.stem))
+    for other in [*others, untrained]:
+        if other != path and other.exists():
+            read = Result.from_json(other)
+            results.setdefault(_label(read, result), read)
     return results
+
+
+def _label(result: Result, beside: Result) -> str:
+    """What tells a result from another: step and options, and protocol and seed where they differ."""
+    step = result.context["step"]
+    parts = [f"step {step:,}" if step else "untrained"]
+    parts += [result.protocol] * (result.protocol != beside.protocol)
+    parts += [f"seed {result.seed}"] * (result.seed != beside.seed)
+    parts += ["flip averaging"] * result.flip
+    parts += ["query expansion"] * (result.query_expansion is not None)
+    parts += ["re-ranking"] * (result.reranking is not None)
+    return ", ".join(parts)
 
 
 def _open_splits(

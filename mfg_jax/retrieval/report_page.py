@@ -33,7 +33,7 @@ def render(report: Report) -> str:
     """The page as text."""
     script = _template("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    title = f"{report.result.protocol}, step {report.step}"
+    title = f"{report.result.protocol}, {next(iter(report.results))}"
     return string.Template(_template("page.html")).substitute(
         title=escape(f"{title}: {report.run}"),
         script_hash=f"sha256-{digest}",
@@ -119,11 +119,13 @@ def _summary(report: Report) -> str:
 
 
 def _metrics(report: Report) -> str:
-    columns = []
-    for label, result in report.results.items():
-        columns.append((label, result))
-        if result.plain is not None and report.result is result:
-            columns.append((f"{label}, plain", result.plain))
+    columns = list(report.results.items())
+    own = report.result
+    has_plain = any(
+        result.plain is None and result.flip == own.flip for _, result in columns if result.context["step"]
+    )
+    if own.plain is not None and not has_plain:
+        columns.insert(1, ("plain", own.plain))
     heads = "".join(f'<th scope="col">{escape(label)}</th>' for label, _ in columns)
     cells = [_metric_cells(result) for _, result in columns]
     rows = "".join(
@@ -137,7 +139,7 @@ def _metrics(report: Report) -> str:
     if len(report.result.draws) > 1:
         notes.append("The interval says how the mean over the draws would vary with other vehicles.")
     if report.result.one_hit_a_query:
-        notes.append("mINP equals mAP because every query has exactly one right answer.")
+        notes.append("Every query has exactly one right answer, which makes mINP and mAP one number.")
     notes_html = "".join(f'<p class="small">{escape(note[0].upper() + note[1:])}</p>' for note in notes)
     return (
         '<div class="beside"><div class="scroll" tabindex="0" role="region" aria-label="Table of metrics">'
@@ -263,10 +265,13 @@ def _group_table(heading: str, groups: Sequence[Group]) -> str:
         for group in ordered
     )
     title = heading[0].upper() + heading[1:]
+    long, count = (" long", f" ({len(ordered)}, scroll)") if len(ordered) > 15 else ("", "")
     return (
-        f'<div><h3>{escape(title)}</h3><div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}">'
-        '<table class="small"><thead><tr><th scope="col"></th><th scope="col">queries</th><th scope="col">CMC@1</th>'
-        f'<th scope="col">mAP</th><th scope="col">mINP</th></tr></thead><tbody>{rows}</tbody></table></div></div>'
+        f"<div><h3>{escape(title)}{count}</h3>"
+        f'<div class="scroll{long}" tabindex="0" role="region" aria-label="{escape(title)}">'
+        '<table class="small"><thead><tr><th scope="col"></th><th scope="col">queries</th>'
+        '<th scope="col">CMC@1</th><th scope="col">mAP</th><th scope="col">mINP</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></div>"
     )
 
 

@@ -1,6 +1,7 @@
 """The report of a run: the command, the page, and in a real browser what a person does with it."""
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -17,8 +18,9 @@ from mfg_jax import checkpoint, embedding, evaluation, parallel
 from mfg_jax import config as configs
 from mfg_jax.metric_writer import MetricWriter
 from mfg_jax.models import MFGNet
-from mfg_jax.retrieval import Result, report
+from mfg_jax.retrieval import Result, report, report_page
 from mfg_jax.retrieval.ranked_lists import load_ranked_lists
+from mfg_jax.retrieval.report_data import gather
 
 pytestmark = pytest.mark.slow
 
@@ -157,6 +159,32 @@ def test_heat_maps_are_there_for_queries_and_their_first_results(page):
     assert {layout["branch"] for layout in data["layouts"]} == {"1", "2"}
 
 
+def test_results_of_one_step_stand_beside_each_other(workdir, tmp_path):
+    run = copy_of(workdir, tmp_path)
+    [path] = (run / "results").glob("*.json")
+    plain = Result.from_json(path)
+    reranked = dataclasses.replace(plain, reranking={"k1": 20}, plain=plain)
+    other = path.with_name(f"csv_reranking_step_{STEP:08d}.json")
+    reranked.to_json(other)
+    shutil.copy(path.with_name(f"{path.stem}_lists.npz"), other.with_name(f"{other.stem}_lists.npz"))
+    start = dataclasses.replace(plain, context={**plain.context, "step": 0})
+    start.to_json(path.with_name(f"csv_step_{0:08d}.json"))
+    assert list(gather(run, step=None, with_heat_maps=False).results) == [
+        "step 7",
+        "step 7, re-ranking",
+        "untrained",
+    ]
+    report_of_other = gather(run, step=None, result_path=other, with_heat_maps=False)
+    assert list(report_of_other.results) == ["step 7, re-ranking", "step 7"]
+    text = report_page.render(report_of_other)
+    assert "The lists, AP and INP are of the plain ranking" in text
+    assert ">plain</th>" not in text  # it stands there as step 7
+    path.unlink()
+    assert ">plain</th>" in report_page.render(
+        gather(run, step=None, result_path=other, with_heat_maps=False)
+    )
+
+
 def test_a_report_of_few_queries_says_so(workdir, tmp_path):
     out = tmp_path / "few.html"
     options = [f"--workdir={workdir}", f"--out={out}", "--queries=6", "--pixels=16"]
@@ -210,6 +238,9 @@ def test_what_is_missing_is_named(workdir, tmp_path, capsys):
     nothing = tmp_path / "nothing"
     message = fails(capsys, f"--workdir={workdir}", f"--data-dir={nothing}", f"--manual-dir={nothing}")
     assert str(nothing) in message
+    with pytest.raises(SystemExit):
+        report.main([f"--workdir={workdir}", "--queries=2"])
+    assert "--queries is 2; it has to be at least 3" in capsys.readouterr().err
     run = copy_of(workdir, tmp_path)
     [lists] = (run / "results").glob("*_lists.npz")
     lists.unlink()
@@ -250,7 +281,7 @@ IDENTITIES = f"{LINES}.map((line) => line.querySelector('strong').textContent)"
 
 
 def inverse_negative_penalties(browser):
-    return browser.run(f"{LINES}.map((line) => Number(/INP ([0-9][.][0-9]{{2}})/.exec(line.textContent)[1]))")
+    return browser.run(f"{LINES}.map((line) => Number(/INP ([0-9][.][0-9]{{3}})/.exec(line.textContent)[1]))")
 
 
 def choose(browser, selector, value):

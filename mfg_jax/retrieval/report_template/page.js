@@ -79,7 +79,7 @@
     const facts = [
       element("strong", { textContent: `identity ${own.identity}` }),
       [cameraOf(own), known(own)].filter(Boolean).join(", "),
-      `AP ${query.average_precision.toFixed(2)}, INP ${query.inverse_negative_penalty.toFixed(2)}`,
+      `AP ${query.average_precision.toFixed(3)}, INP ${query.inverse_negative_penalty.toFixed(3)}`,
       `${query.hits} right ${query.hits === 1 ? "answer" : "answers"}, the first at rank ${query.first_hit}`,
     ];
     const text = element("div");
