@@ -89,9 +89,7 @@ def run(options: argparse.Namespace) -> None:
             )
         )
     if (own >= 0).any():
-        print(
-            f"Left out of their own results: {(own >= 0).sum():,} queries that are in the gallery themselves."
-        )
+        print(f"Queries that are in the gallery, left out of their own results: {(own >= 0).sum():,}.")
     if threshold is not None:
         print(f"Shown is what is nearer than {threshold.distance:.3f}{_rates(threshold)}.")
     if options.json:
