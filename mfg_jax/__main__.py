@@ -20,7 +20,7 @@ _COMMANDS = {
     "calibrate": "from labelled pictures to distance thresholds with their error rates",
     "search": "the embedded pictures nearest to a query picture",
     "compare": "do two pictures show the same vehicle?",
-    "export": "the network as one file that needs only JAX, or as ONNX",
+    "export": "the network as one file that needs JAX and flatbuffers alone, or as ONNX",
 }
 
 
@@ -51,12 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, DatasetError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nStopped; nothing was written.", file=sys.stderr)
-        return 130  # as a shell reports an interrupt
     except BrokenPipeError:  # as when piped into head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename} cannot be read or written: {error.strerror}.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped; nothing was written.", file=sys.stderr)
+        return 130  # as a shell reports an interrupt
     return 0
 
 

@@ -216,6 +216,28 @@ def test_another_network_is_refused(folder, gallery, tmp_path, capsys):
     assert "another network" in _error(capsys, "calibrate", gallery, f"--workdir={other}")
 
 
+def test_a_run_or_pictures_that_were_moved_are_asked_for(run, folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "pictures")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(run / "checkpoints")
+    gallery = tmp_path / "gallery.npz"
+    assert _run("embed", tmp_path / "pictures", f"--workdir={tmp_path}/run", f"--out={gallery}") == 0
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    (tmp_path / "pictures").rename(tmp_path / "moved")
+    search = ("search", folder / "car 0" / "0.jpg", f"--gallery={gallery}", f"--picture={tmp_path}/r.png")
+    assert "give --workdir" in _error(capsys, *search)
+    search += (f"--workdir={tmp_path}/elsewhere",)
+    assert "No such file or directory. Where the gallery's pictures were moved" in _error(capsys, *search)
+    assert _run(*search, f"--gallery_root={tmp_path}/moved") == 0
+    assert (tmp_path / "r.png").exists()
+
+
+def test_a_file_that_cannot_be_written_is_named(run, folder, tmp_path, capsys):
+    (tmp_path / "taken").write_text("a file where a folder is wanted")
+    message = _error(capsys, "embed", folder, f"--workdir={run}", f"--out={tmp_path}/taken/gallery.npz")
+    assert "taken cannot be read or written" in message
+
+
 def test_a_manifest_gives_names_vehicles_and_cameras(folder, tmp_path):
     rows = {"image": ["car 0/0.jpg", "car 1/2.jpg"], "id": ["17", "4"], "camera": ["3", ""]}
     text = tmp_path / "manifest.csv"

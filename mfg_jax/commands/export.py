@@ -6,7 +6,7 @@ from mfg_jax.commands.embed import add_network, load_network
 from mfg_jax.export import FORMATS, export, find_results
 
 DESCRIPTION = """\
-Write a trained network to one file, weights and normalisation inside, that needs only JAX (or an ONNX runtime) to run.
+Write a trained network to one file, weights and normalisation inside, that runs with JAX and flatbuffers alone.
 It is read back and compared with the original first; a JSON description with parity, speed and accuracy goes beside it.
 It takes any number of RGB pictures of the network's size as uint8, on a CPU, an NVIDIA GPU or a TPU.
 

@@ -63,6 +63,11 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(
             f"{options.gallery} does not name its network: give --workdir, of the run that embedded it."
         )
+    if options.workdir is None and not pathlib.Path(workdir).exists():
+        raise UserError(
+            f"{options.gallery} was embedded by the network of {workdir}, which is not there any more: give --workdir, "
+            "the folder that it is in now."
+        )
     pictures = find_pictures(options.sources, label_folders=options.label_folders)
     # The newest checkpoint may be newer than the gallery.
     same_run = options.workdir is None
@@ -248,9 +253,11 @@ def _draw(
             encoded = image if isinstance(image, bytes) else image.read_bytes()
             return decode_reduced(encoded, _PICTURE_PIXELS, _PICTURE_PIXELS)
         except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            name = "" if isinstance(image, bytes) else f" {image}"
             raise UserError(
-                f"The picture {image if not isinstance(image, bytes) else ''} cannot be drawn: {error}. Where the "
-                "gallery's pictures were moved, --gallery_root says where to."
+                f"The picture{name} cannot be drawn: {reason}. Where the gallery's pictures were moved, --gallery_root "
+                "says where to."
             ) from error
 
     more = f"; the first {shown} of {len(query.names):,} queries" if shown < len(query.names) else ""
