@@ -93,7 +93,7 @@ def test_a_checkpoint_of_another_version_is_explained(tmp_path):
 
 
 def test_loading_imports_nothing_of_training(run, paths):
-    """In a process of its own, on one device."""
+    """In a process of its own, on one device, where eight wrote the checkpoint."""
     program = (
         "import sys, json, mfg_jax\n"
         f"model = mfg_jax.load({str(run)!r})\n"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import synthetic
-from mfg_jax import checkpoint, inference
+from mfg_jax import checkpoint, inference, parallel
 
 IDENTITIES = 5
 
@@ -54,12 +54,12 @@ def _variables() -> dict:
 
 
 def write_run(workdir: pathlib.Path, config: dict | None = None, step: int = 7) -> pathlib.Path:
-    """Writes a run with one checkpoint."""
+    """Writes a run with one checkpoint, from all devices there are."""
     with checkpoint.open_manager(workdir / "checkpoints", keep_latest=1, best_metric=None) as manager:
         checkpoint.save(
             manager,
             step,
-            variables=_variables(),
+            variables=parallel.replicate(_variables(), parallel.make_mesh()),
             optimizer={"count": jnp.zeros((), jnp.int32)},
             description={"config": config or tiny_config(), "num_identities": IDENTITIES},
         )
