@@ -6,6 +6,7 @@ pooling is a maximum over nine shifted views (130 ms against 536 ms with its gra
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mfg_jax.models.attention import SqueezeExcitation
+from mfg_jax.models.convolution import Convolution, kernel_init
 from mfg_jax.models.instance_batch_norm import InstanceBatchNorm
 
 # Blocks in each of the four stages, and whether they are bottlenecks. 10 is our small one, for CPUs.
@@ -28,8 +30,6 @@ BOTTLENECK_EXPANSION = 4
 
 # Makes a batch normalisation; called with `name` and, for the last one of a block, `scale_init`.
 Norm = Callable[..., nn.Module]
-
-kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 
 
 def stage_width(depth: int, width: int, stage: int) -> int:
@@ -86,17 +86,8 @@ class Stem(nn.Module):
         """Maps `(B, H, W, 3)` to `(B, H / stride, W / stride, width)`."""
         if self.stride not in (2, 4):
             raise ValueError(f"A stem has stride 2 or 4, not {self.stride}.")
-        kernel, padding = ((7, 7), 3) if self.stride == 4 else ((3, 3), 1)
-        x = nn.Conv(
-            self.width,
-            kernel,
-            2,
-            padding,
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=kernel_init,
-            name="conv",
-        )(x)
+        size = 7 if self.stride == 4 else 3
+        x = Convolution(self.width, size, 2, dtype=self.dtype, name="conv")(x)
         x = nn.relu(self.norm(name="norm")(x))
         return max_pool_3x3(x) if self.stride == 4 else x
 
@@ -128,19 +119,7 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps `(B, H, W, C)` to `(B, H / stride, W / stride, C')`."""
-
-        def conv3x3(stride: int, name: str) -> nn.Conv:
-            return nn.Conv(
-                self.features,
-                (3, 3),
-                stride,
-                1,
-                use_bias=False,
-                dtype=self.dtype,
-                kernel_init=kernel_init,
-                name=name,
-            )
-
+        conv3x3 = partial(Convolution, self.features, dtype=self.dtype)
         out_features = self.features * (BOTTLENECK_EXPANSION if self.bottleneck else 1)
         last_scale = nn.initializers.zeros_init()
         norm1 = (
@@ -149,12 +128,12 @@ class ResidualBlock(nn.Module):
         if self.bottleneck:
             y = PointwiseConv(self.features, dtype=self.dtype, name="conv1")(x)
             y = nn.relu(norm1(y))
-            y = nn.relu(self.norm(name="norm2")(conv3x3(self.stride, "conv2")(y)))
+            y = nn.relu(self.norm(name="norm2")(conv3x3(stride=self.stride, name="conv2")(y)))
             y = PointwiseConv(out_features, dtype=self.dtype, name="conv3")(y)
             y = self.norm(name="norm3", scale_init=last_scale)(y)
         else:
-            y = nn.relu(norm1(conv3x3(self.stride, "conv1")(x)))
-            y = self.norm(name="norm2", scale_init=last_scale)(conv3x3(1, "conv2")(y))
+            y = nn.relu(norm1(conv3x3(stride=self.stride, name="conv1")(x)))
+            y = self.norm(name="norm2", scale_init=last_scale)(conv3x3(name="conv2")(y))
         if self.attention_reduction is not None:
             y = SqueezeExcitation(self.attention_reduction, dtype=self.dtype, name="attention")(y)
 
