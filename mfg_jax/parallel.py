@@ -19,6 +19,10 @@ from jax.sharding import PartitionSpec as P
 AXIS = "devices"
 MAPPINGS = ("shard_map", "pmap")
 
+# XLA's newest way to compute products and convolutions on a CPU runs those of small maps on one thread alone, where the
+# one before it uses all (docs/performance.md, "Training step").
+_CPU_COMPILER_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
 Tree = Any
 
 
@@ -81,7 +85,11 @@ def map_step(
         mapped = jax.shard_map(
             step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P()), check_vma=False
         )
-        return jax.jit(mapped, donate_argnums=0)
+        platform = mesh.devices.flat[0].platform
+        # jax.pmap takes no such options.
+        return jax.jit(
+            mapped, donate_argnums=0, compiler_options=_CPU_COMPILER_OPTIONS if platform == "cpu" else None
+        )
     raise ValueError(f"mapping is one of {', '.join(MAPPINGS)}, not {mapping!r}.")
 
 
