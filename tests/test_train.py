@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import Mesh
 
 from configs import default
-from mfg_jax import accumulation, checkpoint, losses, parallel, train, train_step
+from mfg_jax import accumulation, checkpoint, compilation, losses, parallel, train, train_step
 from mfg_jax.data import augment
 from mfg_jax.errors import UserError
 from mfg_jax.models import MFGNet
@@ -285,3 +285,15 @@ def test_every_device_learns_that_one_was_asked_to_stop(mapping):
         state = parallel.replicate(jnp.zeros(()), mesh)
         _, metrics = step(state, parallel.place_batch(batch, mesh, mapping))
         assert bool(metrics["stop"]) == any(asked)
+
+
+def test_only_the_first_step_is_compiled_and_another_shape_is_noticed():
+    mesh, step = _step(1, "shard_map")
+    state = parallel.replicate(_initial_state(), mesh)
+    compiled = []
+    for batch in [*_batches(4), {name: values[:4] for name, values in _batches(1)[0].items()}]:
+        placed = parallel.place_batch(batch, mesh)
+        before = compilation.count()
+        state, _ = step(state, placed)
+        compiled.append(compilation.count() > before)
+    assert compiled[1:] == [False, False, False, True]
