@@ -8,6 +8,7 @@ in, n being the number of values behind a channel's statistics. The tests measur
 factor before comparing, so that nothing is left to a tolerance.
 """
 
+import copy
 import dataclasses
 import functools
 from typing import Any
@@ -76,9 +77,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "branch_from": (2, 0),
     },
 }
-FULL = {
-    "full": {"num_identities": 20},
-}
+FULL = {"full": {"num_identities": 20}}
 # A gradient jumps where a ReLU's input, or the lead of a maximum over the next value, is within rounding of zero. With
 # these batches none is: PyTorch's own gradients in float32 and in float64 agree (with seed 1 the first variant's differ
 # by 1.4e-1, in PyTorch alone).
@@ -198,11 +197,12 @@ def _our_step(name: str) -> tuple[dict, dict, dict, float]:
     return gradients, params, batch_stats, float(metrics["loss"])
 
 
-def _their_step(name: str) -> tuple[dict, dict, dict, float]:
+def _their_step(name: str, dtype: torch.dtype = torch.float32) -> tuple[dict, dict, dict, float]:
     """The same in PyTorch, the running variances by Flax's definition."""
     _, _, variables, network = _network(name)
-    torch_weights.load_into(network, variables["params"], variables["batch_stats"])
+    network = copy.deepcopy(network).to(dtype)
     _, labels, images = _batch(name)
+    images = images.to(dtype)
     counts: dict[str, int] = {}
     norms = {
         module_name: module
@@ -278,6 +278,30 @@ def test_training_step(name):
 @pytest.mark.slow
 def test_forward_of_resnet50_at_256_pixels():
     _check_forward("full")
+
+
+@pytest.mark.slow
+def test_training_step_of_resnet50_at_256_pixels():
+    """Gradients in float32 lie about as near to PyTorch's in float64 as PyTorch's own in float32 do.
+
+    With this many activations some inputs of ReLUs lie within rounding of zero, whatever the batch, and each of them
+    moves a gradient by a jump: PyTorch's own gradients in float32 and float64 differ by 1.0e-3 (median over the
+    tensors) to 4.8e-3, ours from the same by 2.3e-3 to 1.4e-2. What is continuous (loss, batch statistics, updated
+    parameters) is held to the tolerance.
+    """
+    ours, theirs, exact = _our_step("full"), _their_step("full"), _their_step("full", torch.float64)
+    assert ours[3] == pytest.approx(exact[3], rel=FORWARD_TOLERANCE)
+    for kind, mine, other in zip(("parameters", "batch statistics"), ours[1:3], theirs[1:3], strict=True):
+        errors = {key: _error(mine[key], other[key]) for key in other}
+        worst = max(errors, key=errors.get)
+        assert errors[worst] < STEP_TOLERANCE, f"{kind}: {worst} differs by {errors[worst]:.1e}"
+    mine, peer = ([_error(step[0][key], exact[0][key]) for key in exact[0]] for step in (ours, theirs))
+    print(
+        f"gradients from float64: ours median {np.median(mine):.1e}, worst {max(mine):.1e}; "
+        f"PyTorch's {np.median(peer):.1e}, {max(peer):.1e}"
+    )
+    assert np.median(mine) < 4 * np.median(peer)
+    assert max(mine) < 5 * max(peer)
 
 
 def test_the_mask_of_weight_decay_covers_every_convolution_and_matrix():

@@ -141,9 +141,10 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Maps `(B, C)` to the reduced vector, the same normalised, and logits."""
-        reduced = self.reduce(x).float()
+        reduced = _at_least_float32(self.reduce(x))
         normalised = self.bn(reduced)
-        return reduced, normalised, None if self.classify is None else self.classify(normalised).float()
+        scores = None if self.classify is None else _at_least_float32(self.classify(normalised))
+        return reduced, normalised, scores
 
 
 class MFGNet(nn.Module):
@@ -179,7 +180,7 @@ class MFGNet(nn.Module):
         for granularity in settings.granularities:
             rows, columns = _grid(granularity)
             name = _name(granularity)
-            x = self.branches[name](shared).float()
+            x = _at_least_float32(self.branches[name](shared))
             pieces = [
                 piece
                 for strip in torch.tensor_split(x, rows, 2)
@@ -252,6 +253,10 @@ def _stages(settings: Settings, start: tuple[int, int], end: tuple[int, int]) ->
         if blocks:
             layers.append((f"layer{stage}", nn.Sequential(blocks)))
     return layers
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _pool(x: Tensor, pooling: str) -> Tensor:
