@@ -17,7 +17,7 @@ test-all: .venv/installed-dev
 
 # Against PyTorch, which only this target installs (a large download).
 test-parity: .venv/installed-parity
-	$(BIN)/python -m pytest -m torch
+	$(BIN)/python -m pytest -n 2 -m torch
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
