@@ -19,9 +19,14 @@ from jax.sharding import PartitionSpec as P
 AXIS = "devices"
 MAPPINGS = ("shard_map", "pmap")
 
-# XLA's newest way to compute products and convolutions on a CPU runs those of small maps on one thread alone, where the
-# one before it uses all (docs/performance.md, "Training step").
-_CPU_COMPILER_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# For training on a CPU (docs/performance.md, "Training step"; ResNet-50's step takes a third of the time with both).
+CPU_COMPILER_OPTIONS = {
+    # What XLA leaves to YNNPACK: products and reductions, which run on all threads there. Not convolutions: those of
+    # small maps it runs on one thread alone.
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
+    # What removes the marks of mfg_jax/models/materialised.py before operations are fused.
+    "xla_disable_hlo_passes": "cse_barrier_expander",
+}
 
 Tree = Any
 
@@ -88,7 +93,7 @@ def map_step(
         platform = mesh.devices.flat[0].platform
         # jax.pmap takes no such options.
         return jax.jit(
-            mapped, donate_argnums=0, compiler_options=_CPU_COMPILER_OPTIONS if platform == "cpu" else None
+            mapped, donate_argnums=0, compiler_options=CPU_COMPILER_OPTIONS if platform == "cpu" else None
         )
     raise ValueError(f"mapping is one of {', '.join(MAPPINGS)}, not {mapping!r}.")
 

@@ -1,8 +1,7 @@
 """Residual stages (He et al., CVPR 2016), as the pieces that MFG-Net's trunk and branches are made of.
 
-Two choices are for the CPU, where the demo and the tests run (GFLOP/s measured on two cores, float32):
-1x1 convolutions are matrix products (384 against 205 as a convolution, 210 against 89 with gradients), and max
-pooling is a maximum over nine shifted views (130 ms against 536 ms with its gradient at 32x128x128x64).
+Max pooling is a maximum over nine shifted views, for the CPU's sake (130 ms against 536 ms with its gradient at
+32x128x128x64, two cores).
 """
 
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mfg_jax.models.attention import SqueezeExcitation
-from mfg_jax.models.convolution import Convolution, kernel_init
+from mfg_jax.models.convolution import Convolution, PointwiseConv
 from mfg_jax.models.instance_batch_norm import InstanceBatchNorm
 
 # Blocks in each of the four stages, and whether they are bottlenecks. 10 is our small one, for CPUs.
@@ -35,23 +34,6 @@ Norm = Callable[..., nn.Module]
 def stage_width(depth: int, width: int, stage: int) -> int:
     """Output channels of `stage` (1 to 4) in a network of `depth` whose first stage is `width` wide."""
     return width * 2 ** (stage - 1) * (BOTTLENECK_EXPANSION if depth in BOTTLENECK_DEPTHS else 1)
-
-
-class PointwiseConv(nn.Module):
-    """A 1x1 convolution without bias, computed as a matrix product over the channels."""
-
-    features: int
-    stride: int = 1
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps `(B, H, W, C)` to `(B, ceil(H / stride), ceil(W / stride), features)`."""
-        if self.stride > 1:
-            x = x[:, :: self.stride, :: self.stride, :]
-        return nn.Dense(
-            self.features, use_bias=False, dtype=self.dtype, kernel_init=kernel_init, name="matmul"
-        )(x)
 
 
 def max_pool_3x3(x: Array) -> Array:

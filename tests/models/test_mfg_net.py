@@ -151,17 +151,6 @@ def test_max_pooling_is_the_maximum_of_each_window(size):
     np.testing.assert_array_equal(resnet.max_pool_3x3(jnp.asarray(x)), expected)
 
 
-def test_a_pointwise_convolution_is_a_1x1_convolution():
-    x = jax.random.normal(jax.random.key(0), (2, 9, 9, 5))
-    layer = resnet.PointwiseConv(7, stride=2)
-    variables = layer.init(jax.random.key(1), x)
-    kernel = variables["params"]["matmul"]["kernel"][None, None]
-    expected = jax.lax.conv_general_dilated(
-        x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    np.testing.assert_allclose(layer.apply(variables, x), expected, rtol=1e-4, atol=1e-5)
-
-
 def test_unknown_settings_are_named():
     with pytest.raises(ValueError, match="attention is 'both'; it is one of none, branch, block"):
         _init(MFGNet(**SMALL, attention="both"), _images())
