@@ -25,12 +25,12 @@ ENTRIES = {
     "epochs.txt": "the same as a table, one row an epoch",
     "checkpoints/": "step_NUMBER/: network, optimizer and configuration after so many steps; which are kept, "
     "config.checkpoint says. damaged_...: could not be read, and is not used",
-    "results/": "table.txt: the final figures. PROTOCOL_step_NUMBER.json: an evaluation, with the values of every query; "
-    "..._lists.npz: the first twenty images that each query retrieved",
+    "results/": "table.txt: the final figures. PROTOCOL_step_NUMBER.json: an evaluation, with the values of every "
+    "query; ..._lists.npz: the first twenty images that each query retrieved",
     "pictures/": "ranked_lists_...: eight queries from the easiest to the hardest, and what they retrieved, at each "
     "evaluation; curves...: of the training; cmc...: written with the report",
-    "tensorboard/": "events: the metrics and the ranked lists. projector_config.pbtxt and projector/: embeddings of the "
-    "newest evaluation, with labels and thumbnails",
+    "tensorboard/": "events: the metrics and the ranked lists. projector_config.pbtxt and projector/: embeddings of "
+    "the newest evaluation, with labels and thumbnails",
     "profile/": "traces of the steps of config.train.profile_steps; only where they are asked for",
     "pretrained.txt": "what became of each tensor of the weights it began with; only with config.train.pretrained",
     "report.html": "the report, once it is written: see below",

@@ -1,4 +1,4 @@
-"""The table of epochs: means weighed by steps, whatever lines they were reported in; aligned; the same after a resume."""
+"""The table of epochs: means over steps, whatever lines reported them; aligned; the same after a resume."""
 
 import numpy as np
 import pytest
