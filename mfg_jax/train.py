@@ -128,7 +128,8 @@ def train_and_evaluate(
         )
         if first_step == 0 and config.evaluate.untrained:
             logger.info("Evaluating the untrained network.")
-            train_loop.report_evaluation(0, evaluate(training.state.evaluated, 0), outputs)
+            figures = evaluate(training.state.evaluated, 0)
+            train_loop.report_evaluation(0, figures, outputs.picture(0), writer)
         if first_step and plan.evaluates(first_step):
             train_loop.finish_evaluation(training, evaluate, outputs, stop)
         train_loop.write_epochs(outputs)  # lines after the step resumed from have been cut off

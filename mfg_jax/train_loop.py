@@ -188,13 +188,16 @@ def evaluate_saved(training: Training, evaluate: Evaluate, outputs: Outputs, sto
     figures = evaluate(training.state.evaluated, step)
     stop.leave_after_step()
     checkpoint.add_metrics(manager, step, figures)
-    report_evaluation(step, figures, outputs)
+    report_evaluation(step, figures, outputs.picture(step), outputs.writer)
 
 
-def report_evaluation(step: int, figures: Mapping[str, float], outputs: Outputs) -> None:
-    """Writes the figures of an evaluation, and shows its picture in TensorBoard."""
-    outputs.writer.write_image(step, "ranked_lists", outputs.picture(step))
-    outputs.writer.write(step, {f"evaluation/{name}": value for name, value in figures.items()})
+def report_evaluation(
+    step: int, figures: Mapping[str, float], picture: pathlib.Path | None, writer: MetricWriter
+) -> None:
+    """Writes the figures of an evaluation, and shows its picture in TensorBoard where there is one."""
+    if picture is not None:
+        writer.write_image(step, "ranked_lists", picture)
+    writer.write(step, {f"evaluation/{name}": value for name, value in figures.items()})
 
 
 def finish_evaluation(training: Training, evaluate: Evaluate, outputs: Outputs, stop: Interruption) -> None:
@@ -205,7 +208,9 @@ def finish_evaluation(training: Training, evaluate: Evaluate, outputs: Outputs, 
     elif not any(
         line["step"] == training.step and "evaluation/mAP" in line for line in read_metrics(outputs.workdir)
     ):
-        report_evaluation(training.step, figures, outputs)
+        # The evaluation may have had other options, and drawn a picture of another name.
+        picture = outputs.picture(training.step)
+        report_evaluation(training.step, figures, picture if picture.exists() else None, outputs.writer)
 
 
 def with_agreement(step: TrainStep) -> TrainStep:
