@@ -118,6 +118,8 @@ def get_config(network: str = "mfg") -> ConfigDict:
     evaluate.flip = False  # average the embeddings of an image and its mirror image
     evaluate.reranking = False  # k-reciprocal (k1 = 20, k2 = 6, lambda = 0.3), beside the plain numbers
     evaluate.query_expansion = False  # alpha query expansion (5 neighbours, alpha = 3), likewise
+    # Images of query and gallery in TensorBoard's projector, whole identities; 0: none. A thousand take about 27 MB.
+    evaluate.projector_images = 1000
 
     # Checkpoints
     checkpoint = config.checkpoint = ConfigDict()

@@ -14,6 +14,7 @@ from mfg_jax.models.mfg_net import MFGNet, check_attributes
 from mfg_jax.models.parts import POOLINGS
 from mfg_jax.optimizer import OPTIMIZERS
 from mfg_jax.parallel import MAPPINGS
+from mfg_jax.projector import MOST_IMAGES
 from mfg_jax.retrieval.protocols import PROTOCOLS, get_protocol
 
 # Fields that may differ when a run is resumed: they change where and how fast it runs or what is looked at, but not the
@@ -42,6 +43,7 @@ _EVALUATION_RANGES = {
     "data.workers": (0, math.inf),
     "evaluate.batch_size": (1, math.inf),
     "evaluate.seed": (0, math.inf),
+    "evaluate.projector_images": (0, MOST_IMAGES),
 }
 _TRAINING_RANGES = {
     "seed": (0, 2**31 - 1),

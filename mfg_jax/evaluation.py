@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mfg_jax import checkpoint, embedding, inference, parallel, run_description
+from mfg_jax import checkpoint, embedding, inference, parallel, projector, run_description
 from mfg_jax import config as configs
 from mfg_jax.data import loader, source
 from mfg_jax.data.images import decode
@@ -129,7 +129,7 @@ def evaluate_variables(
     )
     if jax.process_index() == 0:
         name = result_name(config, step)
-        result.to_json(workdir / "results" / f"{name}.json")
+        result.to_json(result_path(workdir, config, step))
         # The lists are the embeddings' own ranking, so the picture's figures are the plain ones.
         plain = result.plain or result
         lists = rank_first_draw(protocol, plain, sets)
@@ -138,7 +138,11 @@ def evaluate_variables(
             lists,
             {split.name: split.fingerprint() for split in splits.values()},
         )
-        draw_ranked_lists(protocol, plain, lists, splits, workdir / "pictures" / f"ranked_lists_{name}.png")
+        draw_ranked_lists(protocol, plain, lists, splits, picture_path(workdir, config, step))
+        if config.evaluate.projector_images:
+            save_projector(
+                workdir / "tensorboard", name, protocol, sets, splits, config.evaluate.projector_images
+            )
     return result
 
 
@@ -150,6 +154,16 @@ def result_name(config: ConfigDict, step: int) -> str:
         f"_{option}" for option in ("flip", "query_expansion", "reranking") if config.evaluate[option]
     )
     return f"{protocol.name}{seed}{options}_step_{step:08d}"
+
+
+def result_path(workdir: pathlib.Path, config: ConfigDict, step: int) -> pathlib.Path:
+    """Where the result of a step goes."""
+    return workdir / "results" / f"{result_name(config, step)}.json"
+
+
+def picture_path(workdir: pathlib.Path, config: ConfigDict, step: int) -> pathlib.Path:
+    """Where the picture of a step's ranked lists goes."""
+    return workdir / "pictures" / f"ranked_lists_{result_name(config, step)}.png"
 
 
 def headline(result: Result) -> dict[str, float]:
@@ -190,7 +204,7 @@ def evaluate_checkpoint(config: ConfigDict, workdir: pathlib.Path, step: int | N
     if jax.process_index() == 0:
         results = {f"step {step}": result}
         print(f"{format_table(results)}\n\n{format_intervals(results)}")
-        print(f"Result: {workdir / 'results' / result_name(config, step)}.json")
+        print(f"Result: {result_path(workdir, config, step)}")
 
 
 def open_dataset(config: ConfigDict) -> source.Builder:
@@ -269,6 +283,46 @@ def draw_ranked_lists(
     )
 
 
+def save_projector(
+    directory: pathlib.Path,
+    name: str,
+    protocol: Protocol,
+    sets: Mapping[str, RetrievalSet],
+    splits: Mapping[str, source.Split],
+    limit: int,
+) -> None:
+    """Writes the embeddings of whole identities, queries and gallery, for TensorBoard's projector.
+
+    Args:
+        directory: of TensorBoard's events.
+        name: of the result.
+        protocol: that made it.
+        sets: the embedded splits, by name.
+        splits: their images.
+        limit: how many images at most.
+    """
+    ids = np.concatenate([sets[split].ids for split in protocol.splits])
+    chosen = projector.choose_images(ids, sets[protocol.query_split].ids, limit)
+    begins = np.cumsum([0, *(len(sets[split]) for split in protocol.splits)])
+    features: list[np.ndarray] = []
+    thumbnails: list[np.ndarray] = []
+    labels: dict[str, list[str | int]] = {"name": [], "id": [], "camera": [], "split": []}
+    for begin, end, key in zip(begins, begins[1:], protocol.splits, strict=False):
+        places = chosen[(chosen >= begin) & (chosen < end)] - begin
+        split = splits[key]
+        features.append(sets[key].features[places])
+        for place in places.tolist():
+            thumbnails.append(
+                decode(split.encoded(place), projector.THUMBNAIL_PIXELS, projector.THUMBNAIL_PIXELS)
+            )
+            camera = int(split.cameras[place])
+            labels["name"].append(split.names[place])
+            labels["id"].append(int(split.ids[place]))
+            labels["camera"].append("" if camera == source.NO_CAMERA else camera)
+            labels["split"].append(key)
+    projector.write_projector(directory, name, np.concatenate(features), labels, thumbnails)
+
+
 def summarise(workdir: pathlib.Path, config: ConfigDict, last_step: int) -> str:
     """Draws the training curves, and makes the final table, with the untrained network's figures where known.
 
@@ -282,7 +336,7 @@ def summarise(workdir: pathlib.Path, config: ConfigDict, last_step: int) -> str:
     """
     results = {}
     for label, step in (("untrained", 0), (f"trained, step {last_step}", last_step)):
-        path = workdir / "results" / f"{result_name(config, step)}.json"
+        path = result_path(workdir, config, step)
         if path.exists():
             results[label] = Result.from_json(path)
     table = format_table(results)

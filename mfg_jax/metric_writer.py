@@ -1,4 +1,4 @@
-"""Scalars of a run as JSON lines and as TensorBoard events. Only process 0 writes."""
+"""Scalars of a run as JSON lines and as TensorBoard events, and pictures as the latter. Only process 0 writes."""
 
 import json
 import math
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+import cv2
 from tensorboardX import SummaryWriter
 
 from mfg_jax.errors import UserError
@@ -47,6 +48,26 @@ class MetricWriter:
         self._lines.write(json.dumps({"step": step, **finite}) + "\n")
         for name, value in scalars.items():
             self._events.add_scalar(name, float(value), step)
+
+    def write_image(self, step: int, name: str, path: pathlib.Path) -> None:
+        """Shows a picture in TensorBoard.
+
+        Args:
+            step: optimizer steps done.
+            name: what it is called there.
+            path: of a PNG or JPEG.
+
+        Raises:
+            UserError: the file is missing or is no picture.
+        """
+        if self._lines is None:
+            return
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+        if image is None:
+            raise UserError(
+                f"The picture {path}, which an evaluation drew, cannot be read. Evaluate again (--mode=evaluate)."
+            )
+        self._events.add_image(name, image, step, dataformats="HWC")
 
     def flush(self) -> None:
         """Writes what is still in memory."""

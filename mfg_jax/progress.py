@@ -3,7 +3,8 @@
 import sys
 import time
 from collections.abc import Mapping
-from typing import TextIO
+from types import TracebackType
+from typing import Self, TextIO
 
 
 class ProgressLine:
@@ -33,6 +34,8 @@ class ProgressLine:
         self._active, self._stream = active, stream
         self._step = first_step
         self._since = time.monotonic()
+        self._live = ""  # what stands on the terminal's last line, and no newline after it
+        self._header = ""  # of the rows printed last
 
     def update(self, step: int, scalars: Mapping[str, float]) -> float:
         """Reports on the steps since the last call.
@@ -54,17 +57,47 @@ class ProgressLine:
             f"rate {scalars['learning_rate']:.2e}  {rate:,.1f} images/s  "
             f"{duration((self._total - step) * seconds_per_step)} left"
         )
-        if self._active:
-            end = "" if self._stream.isatty() and step < self._total else "\n"
-            start = "\r\033[K" if self._stream.isatty() else ""
-            print(start + text, end=end, file=self._stream, flush=True)
+        if not self._stream.isatty():
+            self._write(text + "\n")
+        else:
+            self._live = text
+            self._write(f"\r\033[K{text}")
         return rate
+
+    def row(self, header: str, row: str) -> None:
+        """Writes a row of a table; on a terminal above the line, which stays the last.
+
+        There the rows follow each other, and the header comes once. In a log other lines come between, and it comes
+        with each row.
+
+        Args:
+            header: of the table, a line without its end.
+            row: likewise.
+        """
+        if not self._stream.isatty():
+            self._write(f"{header}\n{row}\n")
+            return
+        heading = "" if header == self._header else f"{header}\n"
+        self._header = header
+        self._write(f"\r\033[K{heading}{row}\n{self._live}")
 
     def restart(self) -> None:
         """Leaves the time since the last update out of the account: it went into something other than steps."""
-        if self._active and self._stream.isatty():
-            print(file=self._stream)
         self._since = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # What is written next starts a line of its own.
+        if self._live:
+            self._write("\n")
+
+    def _write(self, text: str) -> None:
+        if self._active:
+            print(text, end="", file=self._stream, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What a work directory says of the run in it: its configuration, command, versions and devices."""
+"""What a work directory says of the run in it: configuration, command, versions and devices, and what its files are."""
 
 import importlib.metadata
 import json
@@ -8,12 +8,33 @@ import resource
 import shlex
 import sys
 import tempfile
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from mfg_jax.errors import UserError
+
+# All that training, evaluating and reporting leave in a work directory. A folder's name ends in a slash.
+ENTRIES = {
+    "README.txt": "this text",
+    "run.json": "the command, versions of the packages, devices, and every field of the configuration",
+    "metrics.jsonl": "one JSON object a line: losses and speed every config.train.log_every_steps steps and at the end "
+    "of each epoch, means over the steps since the line before; and the figures of each evaluation (fractions)",
+    "epochs.txt": "the same as a table, one row an epoch",
+    "checkpoints/": "step_NUMBER/: network, optimizer and configuration after so many steps; which are kept, "
+    "config.checkpoint says. damaged_...: could not be read, and is not used",
+    "results/": "table.txt: the final figures. PROTOCOL_step_NUMBER.json: an evaluation, with the values of every "
+    "query; ..._lists.npz: the first twenty images that each query retrieved",
+    "pictures/": "ranked_lists_...: eight queries from the easiest to the hardest, and what they retrieved, at each "
+    "evaluation; curves...: of the training; cmc...: written with the report",
+    "tensorboard/": "events: the metrics and the ranked lists. projector_config.pbtxt and projector/: embeddings of "
+    "the newest evaluation, with labels and thumbnails",
+    "profile/": "traces of the steps of config.train.profile_steps; only where they are asked for",
+    "pretrained.txt": "what became of each tensor of the weights it began with; only with config.train.pretrained",
+    "report.html": "the report, once it is written: see below",
+}
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy")
 
@@ -62,10 +83,54 @@ def make_workdir(workdir: pathlib.Path) -> None:
 
 
 def write(workdir: pathlib.Path, settings: Mapping[str, Any]) -> None:
-    """Writes `run.json` into `workdir`; a resumed run writes it anew."""
+    """Writes `run.json` and `README.txt` into `workdir`; a resumed run writes them anew."""
     temporary = workdir / "run.json.tmp"
     temporary.write_text(json.dumps(describe(settings), indent=2) + "\n")
     temporary.replace(workdir / "run.json")
+    (workdir / "README.txt").write_text(readme(workdir, command()))
+
+
+def readme(workdir: pathlib.Path, command: str) -> str:
+    """What each file of a run is, and how to go on from it.
+
+    Args:
+        workdir: of the run, as the commands are to name it.
+        command: that trains it.
+    """
+    width = 2 + max(map(len, ENTRIES))
+    entries = [
+        textwrap.fill(
+            text,
+            110,
+            initial_indent=f"  {name:<{width}}",
+            subsequent_indent=" " * (width + 2),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for name, text in ENTRIES.items()
+    ]
+    quoted = shlex.quote(str(workdir))
+    return "\n".join(
+        [
+            "A training run of MFG-Net in JAX.",
+            "",
+            *entries,
+            "",
+            "To go on from here, in the folder the run was started from:",
+            "",
+            "  train on where it stopped; a finished run draws its results again",
+            f"    {command}",
+            "  evaluate the newest checkpoint, or that of --step=NUMBER",
+            f"    {command} --mode=evaluate",
+            "  write report.html, one page to open in a browser",
+            f"    python -m mfg_jax.retrieval.report --workdir={quoted}",
+            "  watch the curves, ranked lists and embeddings (pip install tensorboard)",
+            f"    tensorboard --logdir={shlex.quote(str(workdir / 'tensorboard'))}",
+            "  embed and search pictures in a program or a notebook",
+            f"    import mfg_jax; model = mfg_jax.load({str(workdir)!r})",
+            "",
+        ]
+    )
 
 
 def peak_memory_bytes() -> int:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from mfg_jax import checkpoint, metric_writer, weights_file
+from mfg_jax import checkpoint, metric_writer, run_description, weights_file
 from mfg_jax.errors import UserError
 from mfg_jax.models import MFGNet
 from mfg_jax.retrieval import Result
@@ -218,6 +218,25 @@ def test_a_run_is_killed_resumed_and_ends_as_if_it_had_not_been(release, tmp_pat
     }
     assert [step for step, _ in losses[killed]] == list(range(1, 21))
     assert losses[killed] == losses[whole]
+    tables = []
+    for run in (whole, killed):
+        rows = (run / "epochs.txt").read_text().splitlines()
+        cells = [row.split() for row in rows]
+        # All but the speed.
+        tables.append([row[:7] + row[9:] if row and row[0].isdigit() else row for row in cells])
+        assert rows[0] in finished.stdout
+        # Everything that a run leaves is told of, and its embeddings are there to be shown.
+        names = {f"{path.name}/" if path.is_dir() else path.name for path in run.iterdir()}
+        assert {"checkpoints/", "epochs.txt", "README.txt"} <= names <= set(run_description.ENTRIES)
+        labels = (run / "tensorboard" / "projector" / "metadata.tsv").read_text().splitlines()
+        vectors = (run / "tensorboard" / "projector" / "tensors.tsv").read_text().splitlines()
+        assert len(labels) - 1 == len(vectors)
+        assert {row.split("\t")[3] for row in labels} == {"split", "query", "gallery"}
+        assert "vric_step_00000020" in (run / "tensorboard" / "projector_config.pbtxt").read_text()
+        events = b"".join(path.read_bytes() for path in (run / "tensorboard").glob("events.*"))
+        assert b"ranked_lists" in events
+    assert [row[:2] for row in tables[0][2:4]] == [["1", "17"], ["2", "20"]]
+    assert tables[0] == tables[1]
     results = [
         json.loads((run / "results" / "vric_step_00000020.json").read_text()) for run in (whole, killed)
     ]

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from configs import default
-from mfg_jax import checkpoint, evaluation, parallel, train, train_step
+from mfg_jax import checkpoint, evaluation, parallel, train, train_start, train_step
 from mfg_jax.models import MFGNet
 from mfg_jax.moving_average import update_average
 from tfds_builders.synthetic_vehicles import write_release
@@ -87,7 +87,7 @@ def test_averages_follow_training_and_go_on_after_a_checkpoint_bit_for_bit(tmp_p
             manager, 2, variables=half_way.evaluated, optimizer=half_way.unevaluated, description={}
         )
         manager.wait_until_finished()
-        restored = train.restore_state(manager, start(), lambda step, description: None)
+        restored = train_start.restore_state(manager, start(), lambda step, description: None)
     assert restored.step == 2
     resumed = restored.state
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), states[2])

@@ -11,10 +11,11 @@ import pytest
 from jax.sharding import Mesh
 
 from configs import default
-from mfg_jax import accumulation, checkpoint, compilation, losses, parallel, train, train_step
+from mfg_jax import accumulation, checkpoint, compilation, losses, parallel, train_loop, train_step
 from mfg_jax.data import augment
 from mfg_jax.errors import UserError
 from mfg_jax.models import MFGNet
+from mfg_jax.step_records import StepRecord, check_finite, mean_metrics
 
 MODEL = {
     "num_identities": 6,
@@ -254,31 +255,33 @@ def test_initial_weights_are_a_function_of_the_seed():
 
 @pytest.mark.parametrize("name", ["loss", "gradient_norm"])
 def test_what_is_not_finite_stops_training_and_names_step_images_and_checkpoint(name, tmp_path):
-    def record(step: int, **metrics: float) -> train.StepRecord:
+    def record(step: int, **metrics: float) -> StepRecord:
         values = {"loss": 2.0, "gradient_norm": 1.0} | metrics
-        return train.StepRecord(step, {key: np.float32(value) for key, value in values.items()}, [step, 0])
+        return StepRecord(step, {key: np.float32(value) for key, value in values.items()}, [step, 0])
 
     names = [f"{number}.jpg" for number in range(20)]
-    assert train.mean_metrics([record(7), record(8, loss=4.0)])["loss"] == 3.0
+    assert mean_metrics([record(7), record(8, loss=4.0)])["loss"] == 3.0
     with checkpoint.open_manager(tmp_path, keep_latest=1, best_metric=None) as manager:
-        train.check_finite([record(7), record(8)], names, manager)
+        check_finite([record(7), record(8)], names, manager)
         records = [record(7), record(8, **{name: np.nan}), record(9)]
         message = rf"At step 8 the {name.replace('_', ' ')} is nan.* {{}}.*: 8\.jpg, 0\.jpg\.$"
         with pytest.raises(UserError, match=message.format("no checkpoint had been saved")):
-            train.check_finite(records, names, manager)
+            check_finite(records, names, manager)
         array = {"x": jnp.zeros(3)}
         checkpoint.save(manager, 6, variables=array, optimizer=array, description={})
         with pytest.raises(
             UserError, match=message.format(r"the last good checkpoint is \S+/step_00000006\.")
         ):
-            train.check_finite(records, names, manager)
+            check_finite(records, names, manager)
 
 
 @pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
 def test_every_device_learns_that_one_was_asked_to_stop(mapping):
     mesh = parallel.make_mesh(jax.devices()[:4])
     step = parallel.map_step(
-        train.with_agreement(lambda state, batch: (state, {"images": jnp.sum(batch["image"])})), mesh, mapping
+        train_loop.with_agreement(lambda state, batch: (state, {"images": jnp.sum(batch["image"])})),
+        mesh,
+        mapping,
     )
     for asked in ([False] * 8, [False] * 7 + [True]):
         batch = {"image": np.zeros((8, 2), np.float32), "stop": np.array(asked)}
