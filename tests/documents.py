@@ -111,6 +111,6 @@ def inline_commands(document: str) -> list[str]:
     text = re.sub(r"^```.*?^```", "", (REPOSITORY / document).read_text(), flags=re.MULTILINE | re.DOTALL)
     return [
         " ".join(command.split())
-        for command in re.findall(r"`((?:\.venv/bin/)?python -m [^`\s]+ [^`]+)`", text)
+        for command in re.findall(r"`(?:\.venv/bin/)?(python -m [^`\s]+ [^`]+)`", text)
         if "..." not in command
     ]
