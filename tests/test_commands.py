@@ -4,8 +4,6 @@ import functools
 import json
 import os
 import pathlib
-import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -319,23 +317,3 @@ def test_export_writes_the_network_and_says_what_it_measured(run, tmp_path, caps
     assert "batch 7: differs by" in shown
     assert "was not evaluated" in shown
     assert (tmp_path / "network.jaxexport.json").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("document", ["docs/own_pictures.md", "docs/export.md", "README.md"])
-def test_the_commands_of_the_documents_run(document, run, tmp_path, monkeypatch):
-    write_pictures(tmp_path / "pictures", vehicles=6, each=5)
-    for name in ("query.jpg", "a.jpg", "b.jpg"):
-        shutil.copy(tmp_path / "pictures" / "car 0" / "0.jpg", tmp_path / name)
-    (tmp_path / "runs" / "synthetic").mkdir(parents=True)
-    (tmp_path / "runs" / "synthetic" / "checkpoints").symlink_to(run / "checkpoints")
-    monkeypatch.setattr("mfg_jax.export._SPEED_REPEATS", 1)
-    monkeypatch.setattr("mfg_jax.export._SPEED_BATCHES", (1,))
-    text = (REPOSITORY / document).read_text()
-    monkeypatch.chdir(tmp_path)
-    commands = re.findall(r"^\.venv/bin/python -m mfg_jax ([^#\n]*)", text, re.MULTILINE)
-    assert commands
-    for command in commands:
-        # ONNX needs packages of its own: tests/parity/test_onnx.py.
-        if "--format=onnx" not in command:
-            assert _run(*shlex.split(command)) == 0, command

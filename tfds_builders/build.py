@@ -11,6 +11,7 @@ import shutil
 import sys
 import types
 from collections.abc import Iterator, Sequence
+from logging import LogRecord
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -77,7 +78,8 @@ def build(
 
     def open_builder() -> tfds.core.DatasetBuilder:
         try:
-            return builder_class(data_dir=root, config=name_config or config or None, **arguments)
+            with _own_configs_are_expected():
+                return builder_class(data_dir=root, config=name_config or config or None, **arguments)
         except ValueError as error:  # how TFDS reports an unknown config
             raise DatasetError(f"The dataset {name!r} cannot be opened in {root}: {error}") from None
 
@@ -110,6 +112,21 @@ def build(
             join_names(left_out),
         )
     return builder
+
+
+@contextlib.contextmanager
+def _own_configs_are_expected() -> Iterator[None]:
+    """Keeps from the user what TFDS warns of: a config that it does not know, which is a name of the user's own."""
+
+    def is_of_interest(record: LogRecord) -> bool:
+        return not record.getMessage().startswith("Using custom data configuration")
+
+    logger = logging.get_absl_logger()
+    logger.addFilter(is_of_interest)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_of_interest)
 
 
 def _is_built(folder: Path) -> bool:

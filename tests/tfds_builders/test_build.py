@@ -268,13 +268,14 @@ def test_what_another_process_built_meanwhile_is_used(tmp_path, monkeypatch):
     check_against_release(build.build("vric", data_dir=tmp_path / "data", manual_dir=root), root)
 
 
-def test_one_s_own_datasets_live_side_by_side(tmp_path):
+def test_one_s_own_datasets_live_side_by_side(tmp_path, caplog):
     for name, identity in (("north", 1), ("south", 2)):
         write(tmp_path / name / "manifest.csv", f"image,id,split\na.jpg,{identity},train\n")
         write(tmp_path / name / "a.jpg", encode_jpeg())
         build.build(f"vehicle_csv/{name}", data_dir=tmp_path / "data", manual_dir=tmp_path / name)
     for name, identity in (("north", 1), ("south", 2)):
         builder = build.build(f"vehicle_csv/{name}", data_dir=tmp_path / "data")
+        assert "configuration" not in caplog.text  # TFDS's warning of a name that it does not know
         assert builder.as_data_source("train")[0]["id"] == identity
         source = tfds.data_source(f"vehicle_csv/{name}", split="train", data_dir=tmp_path / "data")
         assert source[0]["id"] == identity
