@@ -149,6 +149,8 @@ def make_train_step(
         # This device's images are consecutive ones of the global batch.
         first_position = jax.lax.axis_index(parallel.AXIS).astype(jnp.int32) * count
         images = augment(image_keys(seed, state.step, first_position, count), batch["image"], **augmentation)
+        # Once: the first convolution uses them twice, for its value and its kernel's gradient.
+        images = jax.lax.optimization_barrier(images)
 
         def forward(params: Any, images: Array) -> tuple[tuple[Array, Array], Any]:
             output, updated = model.apply(

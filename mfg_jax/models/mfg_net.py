@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mfg_jax.models.attention import SqueezeExcitation
+from mfg_jax.models.batch_norm import BatchNorm
 from mfg_jax.models.parts import Granularity, cut, granularity_name, grid, pool
 from mfg_jax.models.resnet import STAGE_BLOCKS, Norm, ResNetStage, Stem
 
@@ -244,10 +245,8 @@ class MFGNet(nn.Module):
         """
         check_attributes(self)
         norm = partial(
-            nn.BatchNorm,
+            BatchNorm,
             use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
             dtype=self.dtype,
             axis_name=self.axis_name,
         )

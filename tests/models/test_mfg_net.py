@@ -2,13 +2,13 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mfg_jax.models import MFGNet, MFGNetOutput, parts, resnet
+from mfg_jax.models.batch_norm import BatchNorm
 from mfg_jax.models.instance_batch_norm import InstanceBatchNorm
 
 SMALL = {"num_identities": 11, "depth": 10, "width": 8, "stem_stride": 2, "head_width": 16}
@@ -205,7 +205,7 @@ def test_branches_begin_where_they_are_told_and_every_block_is_there_once(place,
 
 
 def test_instance_normalisation_removes_what_a_camera_does_to_half_of_the_channels():
-    layer = InstanceBatchNorm(functools.partial(nn.BatchNorm, use_running_average=True))
+    layer = InstanceBatchNorm(functools.partial(BatchNorm, use_running_average=True))
     x = jax.random.normal(jax.random.key(0), (2, 6, 6, 8))
     variables = layer.init(jax.random.key(1), x)
     brighter = 3.0 * x + 30.0
