@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_run import NETWORK
 
 from mfg_jax import parallel, train_step
 from mfg_jax.data.augment import MEAN, STD
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.torch
 RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 5e-4
 FORWARD_TOLERANCE, STEP_TOLERANCE = 1e-4, 1e-3
 
-SMALL = {"num_identities": 5, "width": 8, "head_width": 16, "depth": 10, "stem_stride": 2}
+SMALL = {"num_identities": 5} | NETWORK
 # Between them: both kinds of block and of stem, and every value of every setting.
 VARIANTS: dict[str, dict[str, Any]] = {
     "demo": SMALL,
