@@ -78,9 +78,9 @@ def write_small_release(folder: pathlib.Path) -> pathlib.Path:
     return release
 
 
-def prepare(folder: pathlib.Path, steps: int) -> Run:
-    """Writes a small release into `folder`, for runs of so many steps."""
-    release = write_small_release(folder)
+def prepare(folder: pathlib.Path, steps: int, release: pathlib.Path | None = None) -> Run:
+    """Prepares runs of so many steps on a small release, which is written into `folder` where none is given."""
+    release = release or write_small_release(folder)
     options = (
         "--config=configs/vric.py",
         f"--config.data.manual_dir={release}",

@@ -8,19 +8,13 @@ import sys
 import jax
 import numpy as np
 import optax
+from small_run import NETWORK
 
 from configs import default
 from mfg_jax import distributed, parallel, train_step
 from mfg_jax.models import MFGNet
 
-MODEL = {
-    "num_identities": 6,
-    "depth": 10,
-    "width": 8,
-    "stem_stride": 2,
-    "head_width": 16,
-    "granularities": (1, 2),
-}
+MODEL = {"num_identities": 6, "granularities": (1, 2)} | NETWORK
 SIZE = 32
 BATCH = 8
 STEPS = 20

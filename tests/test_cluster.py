@@ -10,21 +10,14 @@ import sys
 import time
 
 import pytest
+import small_run
 
 from mfg_jax import metric_writer
-from tfds_builders.synthetic_vehicles import write_release
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 OPTIONS = [
     "--config=configs/vric.py",
-    "--config.model.depth=10",
-    "--config.model.width=8",
-    "--config.model.stem_stride=2",
-    "--config.model.head_width=16",
-    "--config.model.granularities=(1,2)",
-    "--config.data.height=32",
-    "--config.data.width=32",
-    "--config.train.log_every_steps=1",
+    *small_run.OPTIONS,
     "--config.checkpoint.every_steps=2",
     "--config.evaluate.every_epochs=1000",
 ]
@@ -35,13 +28,12 @@ pytestmark = pytest.mark.slow
 class _Runs:
     """Starts runs of one work directory."""
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, release: pathlib.Path):
         self.workdir = folder / "run"
-        assert write_release.main(["--format=vric", f"--out={folder}/VRIC", "--scale=0.01"]) == 0
         self._options = [
             *OPTIONS,
             f"--workdir={self.workdir}",
-            f"--config.data.manual_dir={folder}/VRIC",
+            f"--config.data.manual_dir={release}",
             f"--config.data.data_dir={folder}/data",
         ]
         self._environment = os.environ | {
@@ -122,8 +114,8 @@ def test_processes_do_not_wait_for_one_that_was_killed(killed):
             assert process.returncode in ((69, -signal.SIGABRT) if killed == 0 else (69,))
 
 
-def test_a_run_survives_its_processes_and_changes_their_number(tmp_path):
-    runs = _Runs(tmp_path)
+def test_a_run_survives_its_processes_and_changes_their_number(vric_release, tmp_path):
+    runs = _Runs(tmp_path, vric_release)
     process = runs.start("--config.train.max_steps=4", devices=4)
     said = _said(process, 600)
     assert process.returncode == 0, said
@@ -176,9 +168,9 @@ def test_a_run_survives_its_processes_and_changes_their_number(tmp_path):
     assert loaded.stdout.split() == [str(last), "(1,", "64)"]
 
 
-def test_two_processes_build_train_and_evaluate_as_one_does(tmp_path):
+def test_two_processes_build_train_and_evaluate_as_one_does(vric_release, tmp_path):
     """From nothing: the dataset is built once, and the result is that of the checkpoint, on one process and on two."""
-    runs = _Runs(tmp_path)
+    runs = _Runs(tmp_path, vric_release)
     processes = runs.start_two("--config.train.max_steps=2")
     said = [_said(process, 600) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said

@@ -1,5 +1,6 @@
 """Signals: the run is saved and ends with its own status; continued, it is the run that was never stopped."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -32,9 +33,11 @@ with Interruption() as stop:
 
 
 def _start(command: list[str]) -> subprocess.Popen[str]:
+    """Starts it as the leader of a process group, as a terminal or a job's step does."""
     return subprocess.Popen(
         command,
         cwd=REPOSITORY,
+        start_new_session=True,
         env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -111,10 +114,10 @@ def test_afterwards_signals_do_what_they_did():
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> tuple[kills.Run, pathlib.Path]:
+def whole(vric_release, tmp_path_factory) -> tuple[kills.Run, pathlib.Path]:
     """A run that nothing stopped, and its command."""
     folder = tmp_path_factory.mktemp("interruption")
-    run = kills.prepare(folder, steps=60)
+    run = kills.prepare(folder, steps=60, release=vric_release)
     kills.finish(run, folder / "whole")
     return run, folder
 
@@ -153,6 +156,27 @@ def test_a_run_stopped_by_signals_is_the_run_that_was_not(whole):
     kills.compare(folder / "whole", workdir)
     figures = json.loads((workdir / "checkpoints" / "step_00000060" / "metrics" / "metrics").read_text())
     assert 0 < figures["mAP"] < 1
+
+
+@pytest.mark.slow
+def test_input_workers_leave_signals_to_the_run_and_end_with_it(whole):
+    """Signals go to the whole process group, as from a terminal; SIGKILL to the run alone."""
+    run, folder = whole
+    workdir = folder / "workers"
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        process = _start([*run.command(workdir), "--config.data.workers=2"])
+        try:
+            _wait_for(process.stderr, f"/{run.steps} ")  # the line of a step
+            (os.kill if number == signal.SIGKILL else os.killpg)(process.pid, number)
+            # Reads until nobody is left who could write.
+            _, errors = process.communicate(timeout=120)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == (-number if number == signal.SIGKILL else EXIT_INTERRUPTED), errors
+        assert "Traceback" not in errors
+    assert kills.finish(run, workdir) == 0
+    kills.compare(folder / "whole", workdir)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from small_run import NETWORK, OPTIONS
 
 from mfg_jax import checkpoint, metric_writer, run_description, weights_file
 from mfg_jax.errors import UserError
@@ -21,24 +22,6 @@ from mfg_jax.retrieval.ranked_lists import load_ranked_lists
 from tfds_builders.synthetic_vehicles import write_release
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
-SMALL = [
-    "--config.model.depth=10",
-    "--config.model.width=8",
-    "--config.model.stem_stride=2",
-    "--config.model.head_width=16",
-    "--config.model.granularities=(1,2)",
-    "--config.data.height=32",
-    "--config.data.width=32",
-    "--config.train.log_every_steps=1",
-]
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory) -> pathlib.Path:
-    """A VRIC release of the official form, a hundredth of the official size."""
-    folder = tmp_path_factory.mktemp("release") / "VRIC"
-    assert write_release.main(["--format=vric", f"--out={folder}", "--scale=0.01"]) == 0
-    return folder
 
 
 def _command(*options: str) -> list[str]:
@@ -61,13 +44,21 @@ def _run(*options: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture(scope="module")
+def release(vric_release, tmp_path_factory) -> pathlib.Path:
+    """A VRIC release with a data directory of this module's own beside it."""
+    link = tmp_path_factory.mktemp("release") / "VRIC"
+    link.symlink_to(vric_release)
+    return link
+
+
 def _vric(release: pathlib.Path, workdir: pathlib.Path, *options: str) -> list[str]:
     return [
         "--config=configs/vric.py",
         f"--config.data.manual_dir={release}",
         f"--config.data.data_dir={release.parent / 'data'}",
         f"--workdir={workdir}",
-        *SMALL,
+        *OPTIONS,
         *options,
     ]
 
@@ -166,7 +157,7 @@ def test_a_missing_dataset_says_what_to_request_and_where_to_put_it(tmp_path):
 def test_a_malformed_line_and_a_missing_image_are_named(release, tmp_path):
     broken = tmp_path / "copy" / "VRIC"  # with a data directory of its own, beside it
     broken.parent.mkdir()
-    subprocess.run(["cp", "-r", release, broken], check=True)
+    subprocess.run(["cp", "-rL", release, broken], check=True)
     lines = (broken / "vric_train.txt").read_text().splitlines()
     image = lines[4].split()[0]
     (broken / "train_images" / image).unlink()
@@ -311,7 +302,7 @@ assert not loaded, loaded
 @pytest.mark.slow
 def test_a_run_starts_from_exported_weights_and_resumes_without_the_file(release, tmp_path):
     run, weights = tmp_path / "run", tmp_path / "weights.safetensors"
-    model = MFGNet(num_identities=3, depth=10, width=8, stem_stride=2, head_width=16, granularities=(1, 2))
+    model = MFGNet(num_identities=3, granularities=(1, 2), **NETWORK)
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
     shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
     rng = np.random.default_rng(0)
@@ -358,7 +349,7 @@ def test_each_dataset_is_trained_on_and_evaluated_by_its_protocol(name, scale, p
         f"--config.data.data_dir={tmp_path}/data",
         f"--config.evaluate.protocol={protocol}",
         f"--workdir={tmp_path}/run",
-        *SMALL,
+        *OPTIONS,
         "--config.train.batch_size=16",
         "--config.train.max_steps=2",
     )
@@ -389,7 +380,7 @@ def test_ones_own_pictures_are_trained_on_and_evaluated(release, tmp_path):
         f"--config.data.manual_dir={tmp_path}",
         f"--config.data.data_dir={tmp_path}/data",
         f"--workdir={tmp_path}/run",
-        *SMALL,
+        *OPTIONS,
         "--config.train.batch_size=16",
         "--config.train.max_steps=2",
     )

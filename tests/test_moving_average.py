@@ -13,7 +13,6 @@ from configs import default
 from mfg_jax import checkpoint, evaluation, parallel, train, train_start, train_step
 from mfg_jax.models import MFGNet
 from mfg_jax.moving_average import update_average
-from tfds_builders.synthetic_vehicles import write_release
 
 MODEL = {"depth": 10, "width": 8, "stem_stride": 2, "head_width": 8, "granularities": (1,)}
 SIZE = 16
@@ -115,12 +114,10 @@ def test_without_averages_a_checkpoint_holds_what_it_did():
 
 
 @pytest.mark.slow
-def test_a_run_evaluates_and_saves_its_averages(tmp_path, monkeypatch):
-    release = tmp_path / "VRIC"
-    assert write_release.main(["--format=vric", f"--out={release}", "--scale=0.01"]) == 0
+def test_a_run_evaluates_and_saves_its_averages(vric_release, tmp_path, monkeypatch):
     config = importlib.import_module("configs.vric").get_config()
     config.model.update(MODEL)
-    config.data.update({"manual_dir": str(release), "data_dir": str(tmp_path / "data")})
+    config.data.update({"manual_dir": str(vric_release), "data_dir": str(tmp_path / "data")})
     config.data.update({"height": 32, "width": 32})
     config.train.max_steps = 3
     config.optimizer.ema_decay = 0.9

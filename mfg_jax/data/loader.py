@@ -4,7 +4,12 @@ Hosts only decode. What is in a batch is a function of its number alone (`mfg_ja
 start at any step.
 """
 
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing import connection, resource_tracker
 from typing import Any, TypeVar
 
 import grain
@@ -18,6 +23,8 @@ from mfg_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 Placed = TypeVar("Placed")
+
+_NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM)
 
 
 def train_batches(
@@ -185,5 +192,45 @@ def _prefetched(
         # Grain's worker processes read absl flags, which notebooks and tests never parse.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _prepare_worker)
+        return _from_workers(batches)
     return iter(batches)
+
+
+def _from_workers(batches: grain.IterDataset) -> Iterator[Any]:
+    """Yields what worker processes make, which are deaf to signals from their first moment on.
+
+    Ctrl-C and many a SIGTERM go to the whole process group. A process inherits blocked signals from the thread that
+    starts it, and Grain's threads, which start the workers at the first batch, from the one that asks for it.
+    `_prepare_worker` alone would come seconds of imports too late.
+    """
+    # Python starts this process before the first worker, and would unblock the signals for it.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS)
+    try:
+        iterator = iter(batches)
+        first = next(iterator, None)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if first is not None:
+        yield first
+        yield from iterator
+
+
+def _prepare_worker(number: int, count: int) -> None:
+    """Runs first in worker `number` of `count`: it works for as long as its parent lives, whatever signal comes.
+
+    The parent decides what a signal means, and may need batches to finish its step.
+    """
+    for ignored in _NOT_FOR_WORKERS:
+        signal.signal(ignored, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Waits for the parent's end, a SIGKILL included, which leaves it no time to stop its workers."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        raise RuntimeError("This is not a worker process.")
+    connection.wait([parent.sentinel])
+    os._exit(1)

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_run import NETWORK
 
 from mfg_jax.models import MFGNet, MFGNetOutput, parts, resnet
 from mfg_jax.models.batch_norm import BatchNorm
 from mfg_jax.models.instance_batch_norm import InstanceBatchNorm
 
-SMALL = {"num_identities": 11, "depth": 10, "width": 8, "stem_stride": 2, "head_width": 16}
+SMALL = {"num_identities": 11} | NETWORK
 
 
 def _images(count: int = 2, size: int = 48) -> jax.Array:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_run import NETWORK
 
 from mfg_jax import parallel, train_step
 from mfg_jax.data.augment import MEAN, STD
@@ -25,14 +26,14 @@ from mfg_jax.models import MFGNet
 from mfg_jax.optimizer import decays, make_optimizer
 
 torch = pytest.importorskip("torch", reason="requirements-parity.txt is not installed")
-from tests.parity import torch_losses, torch_mfg_net, torch_weights  # noqa: E402
+from tests.parity import smooth_weights, torch_losses, torch_mfg_net, torch_weights  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
 RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 5e-4
 FORWARD_TOLERANCE, STEP_TOLERANCE = 1e-4, 1e-3
 
-SMALL = {"num_identities": 5, "width": 8, "head_width": 16, "depth": 10, "stem_stride": 2}
+SMALL = {"num_identities": 5} | NETWORK
 # Between them: both kinds of block and of stem, and every value of every setting.
 VARIANTS: dict[str, dict[str, Any]] = {
     "demo": SMALL,
@@ -90,7 +91,8 @@ BATCH_SEEDS = {"bottlenecks_ibn_se": 2, "without_bnneck": 2}
 def _network(name: str) -> tuple[dict[str, Any], MFGNet, dict, torch_mfg_net.MFGNet]:
     """Settings, our network with random variables, and PyTorch's with the same ones.
 
-    Nothing is left at an initial value of zero or one, which would hide what it multiplies or adds.
+    Nothing is left at an initial value of zero or one, which would hide what it multiplies or adds. The full network's
+    are without jumps.
     """
     settings = (FULL | VARIANTS)[name]
     model = MFGNet(axis_name=parallel.AXIS, **settings)
@@ -112,6 +114,8 @@ def _network(name: str) -> tuple[dict[str, Any], MFGNet, dict, torch_mfg_net.MFG
         return rng.normal(scale=0.1, size=leaf.shape).astype(np.float32)
 
     variables = jax.tree_util.tree_map_with_path(value, dict(shapes))
+    if name in FULL:
+        smooth_weights.make_smooth(variables["params"], rng)
     network = torch_mfg_net.MFGNet(torch_mfg_net.Settings(**settings))
     torch_weights.load_into(network, variables["params"], variables["batch_stats"])
     return settings, model, variables, network
@@ -284,26 +288,18 @@ def test_forward_of_resnet50_at_256_pixels():
 
 @pytest.mark.slow
 def test_training_step_of_resnet50_at_256_pixels():
-    """Gradients in float32 lie about as near to PyTorch's in float64 as PyTorch's own in float32 do.
+    """With the weights of `smooth_weights`: with others some gradients of so large a network jump, whatever the batch.
 
-    With this many activations some inputs of ReLUs lie within rounding of zero, whatever the batch, and each of them
-    moves a gradient by a jump: PyTorch's own gradients in float32 and float64 differ by 1.0e-3 (median over the
-    tensors) to 4.8e-3, ours from the same by 2.3e-3 to 1.4e-2. What is continuous (loss, batch statistics, updated
-    parameters) is held to the tolerance.
+    Relative distances of its 345 gradients, median and largest, all in float32 but where float64 is said:
+
+        these weights: ours from PyTorch's 5.6e-5, 1.8e-4 (six batches: 1.8e-4 to 3.5e-4 at the most);
+            from PyTorch's in float64: ours 5.1e-5, 1.6e-4, PyTorch's own 2.7e-5, 8.8e-5
+        the small variants' kind of weights, from float64: ours 2.4e-3, 1.4e-2, PyTorch's own 1.0e-3, 4.8e-3
+
+    In the last line PyTorch's own distance shows the jumps. Ours was the larger for one reason: Flax takes a variance
+    as the mean of squares less the squared mean. By `use_fast_variance=False` it was 1.1e-3, 5.3e-3.
     """
-    ours, theirs, exact = _our_step("full"), _their_step("full"), _their_step("full", torch.float64)
-    assert ours[3] == pytest.approx(exact[3], rel=FORWARD_TOLERANCE)
-    for kind, mine, other in zip(("parameters", "batch statistics"), ours[1:3], theirs[1:3], strict=True):
-        errors = {key: _error(mine[key], other[key]) for key in other}
-        worst = max(errors, key=errors.get)
-        assert errors[worst] < STEP_TOLERANCE, f"{kind}: {worst} differs by {errors[worst]:.1e}"
-    mine, peer = ([_error(step[0][key], exact[0][key]) for key in exact[0]] for step in (ours, theirs))
-    print(
-        f"gradients from float64: ours median {np.median(mine):.1e}, worst {max(mine):.1e}; "
-        f"PyTorch's {np.median(peer):.1e}, {max(peer):.1e}"
-    )
-    assert np.median(mine) < 4 * np.median(peer)
-    assert max(mine) < 5 * max(peer)
+    _check_step("full")
 
 
 def test_the_mask_of_weight_decay_covers_every_convolution_and_matrix():
