@@ -97,6 +97,7 @@ def train_steps(
         training.step = step
         if step == first_step + 1:
             stop.leave_after_step()
+            outputs.line.restart()  # compiling is no measure of the steps to come
             logger.info("The first step was begun %s after the start.", duration(time.monotonic() - started))
         elif compilation.count() != compiled:
             logger.warning(

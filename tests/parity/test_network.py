@@ -81,9 +81,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 FULL = {"full": {"num_identities": 20}}
 # A gradient jumps where a ReLU's input, or the lead of a maximum over the next value, is within rounding of zero, so
 # the batches are chosen. With seed 1 the first variant's gradients differ by 1.4e-1 between float32 and float64, in
-# PyTorch alone. The second's agreed with ours until wide convolutions became Winograd's, whose rounding is another:
-# with seed 1 our gradients then lie 3e-6 (median) from PyTorch's in float64, but one bias of stage 1 2.8e-3, which
-# PyTorch's in float32 do not (1.4e-6). That this is a jump, at a value that ours alone rounds across, is not shown.
+# PyTorch alone.
 BATCH_SEEDS = {"bottlenecks_ibn_se": 2, "without_bnneck": 2}
 
 
