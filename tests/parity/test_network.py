@@ -297,12 +297,13 @@ def test_training_step_of_resnet50_at_256_pixels():
 
     Relative distances of its 345 gradients, median and largest, all in float32 but where float64 is said:
 
-        these weights: ours from PyTorch's 5.6e-5, 1.8e-4 (six batches: 1.8e-4 to 3.5e-4 at the most);
-            from PyTorch's in float64: ours 5.1e-5, 1.6e-4, PyTorch's own 2.7e-5, 8.8e-5
+        these weights: ours from PyTorch's 5.4e-5, 2.2e-4 (three batches: 1.6e-4 to 2.2e-4 at the most);
+            from PyTorch's in float64: ours 4.8e-5, 1.9e-4, PyTorch's own 2.7e-5, 8.8e-5
         the small variants' kind of weights, from float64: ours 2.4e-3, 1.4e-2, PyTorch's own 1.0e-3, 4.8e-3
 
-    In the last line PyTorch's own distance shows the jumps. Ours was the larger for one reason: Flax takes a variance
-    as the mean of squares less the squared mean. By `use_fast_variance=False` it was 1.1e-3, 5.3e-3.
+    The last line is older, of Flax's batch normalisation and Winograd's convolutions. In it PyTorch's own distance
+    shows the jumps. Ours was larger because Flax takes a variance as the mean of squares less the squared mean: by
+    `use_fast_variance=False` it was 1.1e-3, 5.3e-3.
     """
     _check_step("full")
 
