@@ -1,8 +1,8 @@
-"""What does saving cost the steps around it, in time and memory? The demo's network, its saves once an epoch.
+"""What does saving cost the steps around it, in time and memory? The demo's network, saved as often as the demo is.
 
     python -m benchmarks.checkpointing [--rounds=5]
 
-Blocks of an epoch's steps with one save at their start take turns with blocks without any.
+Blocks of as many steps as lie between two saves, with one save at their start, take turns with blocks without any.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from mfg_jax.models import MFGNet
 from mfg_jax.optimizer import make_optimizer
 from mfg_jax.train_step import LossWeights, create_train_state, make_train_step
 
-STEPS_PER_EPOCH, IDENTITIES = 75, 300
+IDENTITIES = 300
 
 
 def main() -> None:
@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     config = synthetic.get_config()
+    steps = config.checkpoint.every_steps
     mesh = parallel.make_mesh()
     model = MFGNet(num_identities=IDENTITIES, axis_name=parallel.AXIS, **config.model)
     optimizer = make_optimizer(
@@ -79,7 +80,7 @@ def main() -> None:
                 )
                 calls.append(time.perf_counter() - begun)
             written = not saves
-            for _ in range(STEPS_PER_EPOCH):
+            for _ in range(steps):
                 state, metrics = step(state, batch)
                 jax.block_until_ready(metrics)
                 if not written and not manager.is_saving_in_progress():
@@ -92,12 +93,12 @@ def main() -> None:
     print(
         f"{mebibytes:.1f} MiB of parameters, statistics and optimizer state; {jax.devices()[0].device_kind}"
     )
-    print(f"step: {1000 * np.median(plain) / STEPS_PER_EPOCH:.1f} ms (median of {len(plain)} epochs)")
+    print(f"step: {1000 * np.median(plain) / steps:.1f} ms (median of {len(plain)} blocks)")
     print(f"the call returns after {1000 * np.median(calls):.0f} ms; written after {np.median(done):.2f} s")
     print(
-        f"an epoch with a save takes {1000 * np.median(extra):+.0f} ms "
+        f"a block with a save takes {1000 * np.median(extra):+.0f} ms "
         f"(rounds: {', '.join(f'{1000 * x:+.0f}' for x in extra)}), "
-        f"{100 * np.median(extra) / np.median(plain):+.2f} % of its {STEPS_PER_EPOCH} steps"
+        f"{100 * np.median(extra) / np.median(plain):+.2f} % of its {steps} steps"
     )
     print("resident memory after each block, MiB:", *(f"{value:.0f}" for value in memory))
 
