@@ -174,10 +174,11 @@ def page(rows: Cells, epochs: int, seeds: int) -> str:
 
 ![mAP and mINP of four networks by amount of occlusion](images/ablation.png)
 
-Written by `python -m benchmarks.ablation`, which says what the rows are. Synthetic vehicles, {epochs} epochs of 4,800
-images for every run, seeds 0 to {seeds - 1}, all of which are here; percent, mean and standard deviation (of the
-sample) over seeds. Embeddings of 512 numbers in every row. The test's 200 queries and 1,400 gallery images are of vehicles
-never trained on. Every run's own figures are in [ablation.json](ablation.json).
+Written by `python -m benchmarks.ablation`, which says what the rows are. Synthetic vehicles,
+{epochs} epochs of 4,800 images for every run, seeds 0 to {seeds - 1}, all of which are here;
+percent, mean and standard deviation (of the sample) over seeds. Embeddings of 512 numbers in every
+row. The test's 200 queries and 1,400 gallery images are of vehicles never trained on. Every run's
+own figures are in [ablation.json](ablation.json).
 
 {table(rows)}"""
 
