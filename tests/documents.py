@@ -19,6 +19,7 @@ DOCUMENTS = [
 # What a block may start; anything else is a mistake, or has to be added here.
 _PROGRAMS = (
     ".venv/bin/python", "python", "pip", "make", "sbatch", "scancel", ".ci/run", ".venv/bin/jupyter",
+    ".venv/bin/tensorboard",
 )  # fmt: skip
 _COMMAND = re.compile(r"(\$ |\.venv/bin/|python\d? -m |make |pip |jupyter |sbatch |\w+=\S+ python )")
 

@@ -40,6 +40,9 @@ NOT_RUN = {
         ".ci/run",
     ),
     "installs packages": ("pip install", "python -m pip install"),
+    "waits for a browser; tests/test_projector.py and tests/test_metric_writer.py read what it shows": (
+        "tensorboard --logdir=",
+    ),
     "waits for a browser; tests/test_notebook.py runs the notebook": ("jupyter lab",),
     "needs a licensed dataset, or pictures of one's own; tests/test_main.py runs each configuration on drawn ones": (
         "python -m mfg_jax.main --config=configs/vric.py",
@@ -156,6 +159,8 @@ def _check(call: list[str], block: Block) -> None:
                     assert (REPOSITORY / word).is_file(), where
         case ["jupyter", "lab", notebook]:
             assert (REPOSITORY / notebook).is_file(), where
+        case ["tensorboard", logdir]:
+            assert pathlib.PurePath(logdir).name == "tensorboard", where
         case ["sbatch", *options]:
             script = next(word for word in options if not word.startswith("--"))
             assert (REPOSITORY / script).is_file(), where
