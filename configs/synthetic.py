@@ -33,8 +33,8 @@ def get_config(network: str = "mfg") -> ConfigDict:
     config.optimizer.decay_epochs = (11, 15)
     config.optimizer.warmup_epochs = 1.0
 
-    # Every other epoch, some 20 seconds: a save costs half a second of the processor that the steps need too.
-    config.checkpoint.every_steps = 150
+    # Every third epoch, half a minute: a save costs a quarter of a second (docs/performance.md, "Saving").
+    config.checkpoint.every_steps = 225
 
     config.evaluate.protocol = "synthetic"
     config.evaluate.batch_size = 64
