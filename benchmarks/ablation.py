@@ -31,6 +31,7 @@ from ml_collections import ConfigDict
 from configs import synthetic
 from mfg_jax import train
 from mfg_jax.progress import duration
+from mfg_jax.retrieval.results import write_text
 
 # Single vectors are made as wide as eight of the full network, so that no row has a wider embedding.
 ROWS: dict[str, dict[str, Any]] = {
@@ -147,25 +148,26 @@ def plot(cells: Cells, path: pathlib.Path) -> None:
 
 def recorded(path: pathlib.Path, epochs: int) -> dict[Cell, dict[str, float]]:
     """Figures of the cells of so many epochs that an earlier command recorded, in percent."""
-    if not path.exists():
-        return {}
     return {
         (run["occlusion"], run["network"], run["seed"]): {name: run[name] for name in FIGURES}
-        for run in json.loads(path.read_text())
+        for run in _read(path)
         if run["epochs"] == epochs
     }
 
 
 def record(path: pathlib.Path, runs: Mapping[Cell, Mapping[str, float]], epochs: int) -> None:
-    """Writes every cell's figures, one a line."""
-    lines = [
-        json.dumps(
-            {"occlusion": occlusion, "network": row, "seed": seed, "epochs": epochs}
-            | {name: round(runs[occlusion, row, seed][name], 3) for name in FIGURES}
-        )
+    """Writes every cell's figures, one a line; those of other numbers of epochs stay."""
+    others = [run for run in _read(path) if run["epochs"] != epochs]
+    own = [
+        {"occlusion": occlusion, "network": row, "seed": seed, "epochs": epochs}
+        | {name: round(runs[occlusion, row, seed][name], 3) for name in FIGURES}
         for occlusion, row, seed in sorted(runs)
     ]
-    path.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+    write_text(path, "[\n" + ",\n".join(map(json.dumps, others + own)) + "\n]\n")
+
+
+def _read(path: pathlib.Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text()) if path.exists() else []
 
 
 def page(rows: Cells, epochs: int, seeds: int) -> str:
