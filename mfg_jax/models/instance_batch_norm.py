@@ -25,6 +25,6 @@ class InstanceBatchNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Maps `(B, H, W, C)` to the same shape."""
         half = x.shape[-1] // 2
-        by_image = nn.InstanceNorm(epsilon=1e-5, dtype=self.dtype, name="instance")(x[..., :half])
+        by_image = nn.InstanceNorm(epsilon=1e-5, name="instance")(x[..., :half].astype(jnp.float32))
         by_batch = self.norm(name="batch")(x[..., half:])
-        return jnp.concatenate([by_image, by_batch], axis=-1)
+        return jnp.concatenate([by_image.astype(self.dtype), by_batch], axis=-1)

@@ -86,15 +86,14 @@ def test_every_setting_gives_finite_gradients(attention, pooling):
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients["head3_part3"]))
 
 
-def test_bfloat16_computes_near_float32_and_keeps_float32_parameters():
+@pytest.mark.parametrize("ibn", [False, True])
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(ibn):
     images = _images(4)
-    variables = _init(MFGNet(**SMALL), images)
-    exact = _apply(MFGNet(**SMALL), variables, images).embedding
-    rounded = MFGNet(**SMALL, dtype="bfloat16")
-    # Flax's batch normalisation itself adds bfloat16 to float32.
-    with jax.numpy_dtype_promotion("standard"):
-        near = _apply(rounded, variables, images).embedding
-        initial = _init(rounded, images)
+    variables = _init(MFGNet(**SMALL, ibn=ibn), images)
+    exact = _apply(MFGNet(**SMALL, ibn=ibn), variables, images).embedding
+    rounded = MFGNet(**SMALL, ibn=ibn, dtype="bfloat16")
+    near = _apply(rounded, variables, images).embedding
+    initial = _init(rounded, images)
     assert near.dtype == jnp.float32
     assert np.sum(exact * near, axis=1).min() > 0.99
     assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {jnp.dtype("float32")}
