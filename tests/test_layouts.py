@@ -15,6 +15,9 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).parents[1]
 # Relative, of 20 steps: rounding differs with the order of sums. Measured: 5e-7 at the most.
 TOLERANCE = 1e-5
+# A gradient jumps where a unit lies within rounding of a ReLU's corner, and the loss does not. On one device, moving
+# every initial weight by one unit in the last place moves the norm of the 20th step by 2e-5 (10 of 12 draws).
+GRADIENT_TOLERANCE = 1e-4
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +34,8 @@ def _assert_the_same(result: dict[str, np.ndarray]) -> None:
     for name, values in expected.items():
         # The metric loss is that of the mined triplets: another triplet would show. Batch statistics: by their largest.
         scale = np.abs(values) if name in ("loss", "metric_loss") else np.abs(values).max()
-        assert np.all(np.abs(result[name] - values) <= TOLERANCE * scale), name
+        tolerance = GRADIENT_TOLERANCE if name == "gradient_norm" else TOLERANCE
+        assert np.all(np.abs(result[name] - values) <= tolerance * scale), name
 
 
 @pytest.mark.parametrize(
