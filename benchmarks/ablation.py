@@ -1,13 +1,14 @@
-"""What each part of MFG-Net adds, on the synthetic vehicles: four networks, three amounts of occlusion, several seeds.
+"""What each part of MFG-Net adds, on the synthetic vehicles: five networks, three amounts of occlusion, several seeds.
 
     python -m benchmarks.ablation [--epochs=12] [--seeds=3] [--occlusions none light heavy] [--jobs=2]
                                   [--workdir=runs/ablation] [--out=docs]
 
 Every cell is the demo's configuration (with batches of 32, which learn more from as many images) with one row's network
 and one dataset, trained on the same number of images by the same schedule, and evaluated once, at its end; every row's
-embedding is 512 wide. A seed decides initial weights, batches and augmentation; the pictures stay the same. Each of
-`--jobs` cells at a time has its share of the processor's cores. Writes `ablation.json` (every run's figures, after each
-run), `ablation.md` (the tables) and `images/ablation.png` into `--out`.
+embedding is 512 wide. Parts come with branches, so with more parameters and more work: the wider baseline has as much
+of both, to tell what is theirs from what is size. A seed decides initial weights, batches and augmentation; the
+pictures stay the same. Each of `--jobs` cells at a time has its share of the processor's cores. Writes `ablation.json`
+(every run's figures, after each run), `ablation.md` (the tables) and `images/ablation.png` into `--out`.
 
 A command that was stopped goes on where it was, and cells that `ablation.json` holds with as many epochs are not run
 again: to repeat them, give another `--out`, or remove that file and the work directory.
@@ -36,6 +37,8 @@ from mfg_jax.retrieval.results import write_text
 # Single vectors are made as wide as eight of the full network, so that no row has a wider embedding.
 ROWS: dict[str, dict[str, Any]] = {
     "global baseline": {"granularities": (1,), "attention": "none", "head_width": 512},
+    # Multiply-adds as those of three branches, within a tenth.
+    "wider baseline": {"granularities": (1,), "attention": "none", "head_width": 512, "width": 24},
     "+ parts": {"granularities": (1, 2, 3), "attention": "none", "head_width": 64},
     "+ attention": {"granularities": (1,), "attention": "branch", "head_width": 512},
     "full MFG-Net": {"granularities": (1, 2, 3), "attention": "branch", "head_width": 64},
@@ -44,11 +47,14 @@ OCCLUSIONS = ("none", "light", "heavy")
 FIGURES = {"mAP": "mAP", "mINP": "mINP", "cmc@1": "Rank-1"}
 # What each contribution is the difference of.
 CONTRIBUTIONS = {
+    "size alone": ("wider baseline", "global baseline"),
+    "parts, of what size leaves": ("+ parts", "wider baseline"),
     "parts, without attention": ("+ parts", "global baseline"),
     "parts, with attention": ("full MFG-Net", "+ attention"),
     "attention, without parts": ("+ attention", "global baseline"),
     "attention, with parts": ("full MFG-Net", "+ parts"),
     "both": ("full MFG-Net", "global baseline"),
+    "both, of what size leaves": ("full MFG-Net", "wider baseline"),
 }
 
 # Occlusion, row, seed.
@@ -129,16 +135,18 @@ def _contribution(more: Sequence[Mapping[str, float]], less: Sequence[Mapping[st
 def plot(cells: Cells, path: pathlib.Path) -> None:
     """Each run a dot and each mean a bar, mAP and mINP."""
     occlusions = [occlusion for occlusion in OCCLUSIONS if any(key[0] == occlusion for key in cells)]
-    colours = ("#9aa0a6", "#4c78a8", "#f2a33a", "#2f7d4f")
+    colours = ("#9aa0a6", "#6b6f76", "#4c78a8", "#f2a33a", "#2f7d4f")
+    step = 0.85 / len(ROWS)
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for axis, name in zip(axes, ("mAP", "mINP"), strict=True):
         for number, (row, colour) in enumerate(zip(ROWS, colours, strict=True)):
-            places = [group + (number - 1.5) * 0.2 for group in range(len(occlusions))]
+            places = [group + (number - (len(ROWS) - 1) / 2) * step for group in range(len(occlusions))]
             values = [[run[name] for run in cells[occlusion, row]] for occlusion in occlusions]
-            axis.bar(places, [statistics.mean(v) for v in values], 0.18, color=colour, label=row)
+            axis.bar(places, [statistics.mean(v) for v in values], 0.9 * step, color=colour, label=row)
             for place, each in zip(places, values, strict=True):
                 axis.plot([place] * len(each), each, "o", color="black", markersize=3, alpha=0.7)
-        axis.set_xticks(range(len(occlusions)), [f"{occlusion} occlusion" for occlusion in occlusions])
+        labels = [f"{'no' if occlusion == 'none' else occlusion} occlusion" for occlusion in occlusions]
+        axis.set_xticks(range(len(occlusions)), labels)
         axis.set_ylabel(f"{FIGURES[name]} (%)")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False)
@@ -174,13 +182,14 @@ def page(rows: Cells, epochs: int, seeds: int) -> str:
     """The document around the table, in Markdown."""
     return f"""# What each part adds
 
-![mAP and mINP of four networks by amount of occlusion](images/ablation.png)
+![mAP and mINP of five networks by amount of occlusion: bars are means over seeds, dots the seeds](images/ablation.png)
 
 Written by `python -m benchmarks.ablation`, which says what the rows are. Synthetic vehicles,
 {epochs} epochs of 4,800 images for every run, seeds 0 to {seeds - 1}, all of which are here;
 percent, mean and standard deviation (of the sample) over seeds. Embeddings of 512 numbers in every
-row. The test's 200 queries and 1,400 gallery images are of vehicles never trained on. Every run's
-own figures are in [ablation.json](ablation.json).
+row; the wider baseline has as many multiply-adds as three branches, within a tenth. The test's 200
+queries and 1,400 gallery images are of vehicles never trained on. Every run's own figures are in
+[ablation.json](ablation.json).
 
 {table(rows)}"""
 
