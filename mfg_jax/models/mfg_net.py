@@ -24,7 +24,8 @@ from jax import Array
 
 from mfg_jax.models.attention import SqueezeExcitation
 from mfg_jax.models.batch_norm import BatchNorm
-from mfg_jax.models.parts import Granularity, cut, granularity_name, grid, pool
+from mfg_jax.models.materialised import materialised
+from mfg_jax.models.parts import Granularity, granularity_name, grid, pool_with_parts
 from mfg_jax.models.resnet import STAGE_BLOCKS, Norm, ResNetStage, Stem
 
 ATTENTION_PLACES = ("none", "branch", "block")
@@ -152,16 +153,13 @@ class Branch(nn.Module):
             dtype=self.dtype,
             rematerialise=self.rematerialise,
         )
-        x = _run_stages(x, stage, self.depth, self.start, _END, self.last_stride)
+        # Attention and every pooling read it.
+        x = materialised(_run_stages(x, stage, self.depth, self.start, _END, self.last_stride))
         if self.attention == "branch":
             x = SqueezeExcitation(self.attention_reduction, dtype=self.dtype, name="attention")(x)
-        rows, columns = grid(self.granularity)
-        vectors = {}
-        if self.with_global or rows * columns == 1:
-            vectors["global"] = pool(x, self.pooling)
-        if rows * columns > 1:
-            for index, part in enumerate(cut(x, self.granularity), start=1):
-                vectors[f"part{index}"] = pool(part, self.pooling)
+        whole, parts = pool_with_parts(x, self.granularity, self.pooling)
+        vectors = {"global": whole} if self.with_global or not parts else {}
+        vectors |= {f"part{index}": part for index, part in enumerate(parts, start=1)}
         return vectors
 
 

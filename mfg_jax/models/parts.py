@@ -90,3 +90,27 @@ def pool(x: Array, pooling: str) -> Array:
         # Bounded below, so that the cube root has a finite gradient where a channel is silent everywhere.
         return jnp.cbrt(jnp.mean(jnp.maximum(x, 1e-4) ** 3, axis=(1, 2)))
     raise ValueError(f"pooling is 'average', 'max' or 'gem', not {pooling!r}.")
+
+
+def pool_with_parts(x: Array, granularity: Granularity, pooling: str) -> tuple[Array, list[Array]]:
+    """Pools a map and each of its parts.
+
+    The maximum of a map is that of its parts' maxima, so that it takes no pass of its own over the map, nor one for its
+    gradient.
+
+    Args:
+        x: `(B, H, W, C)`, as in `pool`.
+        granularity: of the parts; a granularity of one part has none.
+        pooling: as in `pool`.
+
+    Returns:
+        The whole map's `(B, C)` float32, and those of its parts in the order of `cut`.
+
+    Raises:
+        ValueError: the map is smaller than the grid, or `pooling` is unknown.
+    """
+    if grid(granularity) == (1, 1):
+        return pool(x, pooling), []
+    parts = [pool(part, pooling) for part in cut(x, granularity)]
+    whole = jnp.max(jnp.stack(parts), axis=0) if pooling == "max" else pool(x, pooling)
+    return whole, parts

@@ -121,6 +121,31 @@ def test_a_stripe_sees_its_rows_alone():
             )
 
 
+@pytest.mark.parametrize("pooling", ["average", "max", "gem"])
+@pytest.mark.parametrize("granularity", [1, 3, (2, 2)])
+def test_a_map_pooled_with_its_parts_is_pooled_as_alone_with_the_same_gradient(granularity, pooling):
+    # No two places are equal: at ties a maximum's gradient may go to either.
+    x = np.random.default_rng(0).permutation(2 * 7 * 4 * 3).reshape(2, 7, 4, 3).astype(np.float32)
+    weights = jnp.asarray([0.5, -2.0, 3.0])
+
+    def together(x):
+        whole, of_parts = parts.pool_with_parts(x, granularity, pooling)
+        return jnp.sum(weights[None] * whole), (whole, of_parts)
+
+    def alone(x):
+        whole = parts.pool(x, pooling)
+        return jnp.sum(weights[None] * whole), whole
+
+    gradient, (whole, of_parts) = jax.grad(together, has_aux=True)(x)
+    expected_gradient, expected = jax.grad(alone, has_aux=True)(x)
+    np.testing.assert_array_equal(whole, expected)
+    np.testing.assert_array_equal(gradient, expected_gradient)
+    pieces = [] if granularity == 1 else parts.cut(jnp.asarray(x), granularity)
+    assert len(of_parts) == len(pieces)
+    for vector, piece in zip(of_parts, pieces, strict=True):
+        np.testing.assert_array_equal(vector, parts.pool(piece, pooling))
+
+
 @pytest.mark.parametrize("rows", range(1, 20))
 def test_stripes_partition_the_rows_as_equally_as_possible(rows):
     for stripes in range(1, rows + 1):
