@@ -6,8 +6,9 @@ BIN := .venv/bin
 
 .PHONY: demo test test-all test-parity lint clean
 
+# Large pages of memory, where the C library has them to give: a tenth off each step (docs/performance.md).
 demo: .venv/installed
-	$(BIN)/python -m mfg_jax.main --config=configs/synthetic.py
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m mfg_jax.main --config=configs/synthetic.py
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 -m "not slow and not torch"

@@ -53,16 +53,21 @@ def clustered_sets(
     return some(queries, np.sort(rng.integers(0, identities, queries))), some(gallery, gallery_ids)
 
 
-def interleaved_times(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def interleaved_times(
+    work: dict[str, Callable[[], object]], rounds: int, settle: int = 0
+) -> dict[str, list[float]]:
     """Seconds of each piece of work, `rounds` times, in turn, after one round that compiles and warms up.
 
-    Taking turns gives each its share of whatever else the machine does; compare the minima.
+    Taking turns gives each its share of whatever else the machine does; compare the minima. In every turn, `settle`
+    untimed calls come first: what runs over and over in use should not pay for the memory that another took from it.
     """
     for run in work.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, run in work.items():
+            for _ in range(settle):
+                run()
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)

@@ -4,8 +4,11 @@
 
 The step is forward, losses, backward and update; images are on the device, so there is no input pipeline. Ours also
 normalises and augments them, as it does in training; PyTorch's gets them normalised. Both run in this process, in
-turn, with the same number of threads. On a CPU in float32, PyTorch's memory format channels last; on a GPU both compute
+turn, with the same number of threads; the first step of each turn is not timed, as it takes its memory back from the
+other program, which no training does. On a CPU in float32, PyTorch's memory format channels last; on a GPU both compute
 in bfloat16, and PyTorch's step is compiled (`torch.compile`, autocast).
+
+`GLIBC_TUNABLES=glibc.malloc.hugetlb=1` before the command gives both large pages, as `make demo` has.
 
 `--memory` runs each step in a process of its own and prints the largest resident memory of it, less what was
 resident before the network was made.
@@ -211,7 +214,7 @@ def main() -> None:
     ours, compile_seconds = our_step(config, identities, images, labels)
     theirs, gflop = torch_step(config, identities, images, labels, device)
     work = {"ours": ours, "PyTorch": theirs}
-    seconds = interleaved_times(work, options.rounds)
+    seconds = interleaved_times(work, options.rounds, settle=1)
     peak = peak_gflops(device)
     print(f"ours compiles in {compile_seconds:.0f} s; {gflop:.1f} GFLOP a step; peak {peak:.0f} GFLOP/s")
     print(f"{'':<10}{'s/step':>8}{'median':>8}{'images/s':>10}{'GFLOP/s':>9}{'of peak':>9}{'GiB':>7}")
